@@ -1,0 +1,1 @@
+"""Recipes: pydantic models, strict, without torch."""

@@ -1,0 +1,151 @@
+"""A recipe: everything that defines a run. A missing key is the method's published setting, or a sane default."""
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from stepcredit.config.policies import PolicyChoice
+from stepcredit.config.prompts import PromptChoice, ScenesPrompts
+from stepcredit.config.rewards import RewardChoice
+from stepcredit.config.strict import Strict
+from stepcredit.errors import RecipeError, nearest
+
+
+class Rollout(Strict):
+    """How many pictures an iteration draws, and how."""
+
+    prompts: int = Field(default=8, ge=1)
+    """Prompts of one iteration (P)."""
+    group_size: int = Field(default=12, ge=2)
+    """Samples of each prompt (G); at least 2, because an advantage compares siblings."""
+    steps: int = Field(default=16, ge=2)
+    """Sampler steps (N)."""
+    shift: float | None = Field(default=None, gt=0)
+    """Shift of the noise levels; null is the model's own schedule."""
+    micro_batch: int = Field(default=96, ge=1)
+    """Samples that go through the network together; no result depends on it."""
+
+
+class Optimiser(Strict):
+    """AdamW with gradient clipping."""
+
+    type: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Learning rate."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class Training(Strict):
+    """How a rollout becomes updates, and how many there are."""
+
+    iterations: int = Field(default=100, ge=1)
+    """Rollouts."""
+    updates: int = Field(default=1, ge=1)
+    """Optimiser steps in one pass over a rollout; the (sample, step) pairs are dealt out evenly at random."""
+    passes: int = Field(default=1, ge=1)
+    """Passes over a rollout."""
+    micro_batch: int = Field(default=192, ge=1)
+    """(sample, step) pairs that go through the network together; no result depends on it."""
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    """Decay of the moving average of the trained weights per iteration; null for none. It is what is evaluated."""
+
+
+class Evaluation(Strict):
+    """What is looked at during and after training, always with the same captions and the same noise."""
+
+    prompts: PromptChoice = ScenesPrompts(split="held_out")
+    """Where held-out prompts come from."""
+    count: int = Field(default=256, ge=2)
+    """Pictures in the table of base against tuned."""
+    steps: int | None = Field(default=None, ge=2)
+    """Sampler steps (deterministic sampler); null is the rollout's number."""
+
+
+class Output(Strict):
+    """The run folder and what is written there."""
+
+    folder: Path | None = None
+    """Where the run is written; null is runs/METHOD-SEED."""
+    pictures_every: int = Field(default=10, ge=1)
+    """Iterations between grids of pictures from fixed noise and captions."""
+    credit_every: int = Field(default=1, ge=1)
+    """Iterations between stored credit tensors."""
+    checkpoint_every: int = Field(default=25, ge=1)
+    """Iterations between checkpoints; the last iteration always has one."""
+
+
+class Recipe(Strict):
+    """A whole run."""
+
+    seed: int = Field(default=0, ge=0)
+    """The same seed gives the same run."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; null leaves it to torch."""
+    policy: PolicyChoice
+    """The generator and what of it is trained."""
+    prompts: PromptChoice
+    """Training prompts."""
+    rollout: Rollout = Rollout()
+    method: SerializeAsAny[Strict]
+    """Which credit rule, and its settings: a file of `methods/`, or `package.module` of your own."""
+    rewards: Annotated[list[RewardChoice], Field(min_length=1)]
+    """The objectives (K)."""
+    held_out: list[RewardChoice] = []
+    """Measured, never trained on: that is where reward hacking shows."""
+    optimiser: Optimiser = Optimiser()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _find_method(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "type" not in value:
+            raise ValueError('no "type"; name a method, e.g. method: {type: otca}')
+        return method_class(str(value["type"])).model_validate(value)
+
+    @model_validator(mode="after")
+    def _distinct_objectives(self) -> "Recipe":
+        names = [reward.label for reward in (*self.rewards, *self.held_out)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"reward {', '.join(twice)} is listed twice (rewards and held_out together); "
+                "remove one, or give one of them another `name`"
+            )
+        if getattr(self.method, "mixes_objectives", False) and any(r.weight != 1 for r in self.rewards):
+            raise ValueError(
+                f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "
+                "remove the weights, or take a method that sums (dance_grpo, flow_grpo)"
+            )
+        return self
+
+    @property
+    def method_name(self) -> str:
+        return str(getattr(self.method, "type", "method"))
+
+
+def method_class(name: str) -> type[Strict]:
+    """The settings class of a method: the one subclass of Method in `stepcredit.methods.NAME` or in module NAME."""
+    known = importlib.import_module("stepcredit.methods").names()  # the folder is the registry
+    if name not in known and "." not in name:
+        raise RecipeError(f'there is no method "{name}"; {nearest(name, known)}')
+    try:
+        module = importlib.import_module(name if "." in name else f"stepcredit.methods.{name}")
+    except ModuleNotFoundError as error:
+        raise RecipeError(f'method "{name}" cannot be imported: {error}; is it on the Python path?') from None
+    base = importlib.import_module("stepcredit.methods.base").Method
+    found = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, base)]
+    found = [item for item in found if item.__module__ == module.__name__]
+    if len(found) != 1:
+        raise RecipeError(f"{module.__name__} must define exactly one subclass of Method, found {len(found)}")
+    return found[0]

@@ -1,0 +1,38 @@
+"""Advantages: how much better than its group a sample is, objective by objective."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NO_SPREAD = 1e-6  # a group whose standard deviation is below this has nothing to say about an objective
+
+
+def standardise(rewards: Float[Tensor, "G K"], *, eps: float = 1e-8) -> Float[Tensor, "G K"]:
+    """Group-relative advantages (r - mean) / (std + eps), per objective (OTCA arXiv 2604.19234, eq. 2).
+
+    std has Bessel's correction, as in DanceGRPO. Rewards that are NaN or infinite stay out of both statistics and
+    come back NaN; so does a whole objective with fewer than two valid rewards or without spread, because a column
+    of zeros would count as an opinion in `mix.moca`.
+    """
+    centred, valid = _centred(rewards)
+    count = valid.sum(0)
+    variance = centred.square().sum(0) / (count - 1).clamp(min=1)
+    std = variance.sqrt()
+    speaks = valid & (count > 1) & (std > NO_SPREAD)
+    return torch.where(speaks, centred / (std + eps), torch.nan)
+
+
+def centre(rewards: Float[Tensor, "G K"], scale: Float[Tensor, " K"]) -> Float[Tensor, "G K"]:
+    """(r - group mean) / scale, for a scale that was measured elsewhere (Flow-GRPO divides by the std of the whole
+    batch). NaN where the reward is not finite, and for objectives without spread in the group."""
+    centred, valid = _centred(rewards)
+    speaks = valid & (valid.sum(0) > 1) & (centred.abs().amax(0) > NO_SPREAD)
+    return torch.where(speaks, centred / scale, torch.nan)
+
+
+def _centred(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards minus their column's mean over valid entries (0 where invalid), and which entries are valid."""
+    valid = rewards.isfinite()
+    known = torch.where(valid, rewards, 0)
+    mean = known.sum(0) / valid.sum(0).clamp(min=1)
+    return torch.where(valid, known - mean, 0), valid

@@ -1,0 +1,93 @@
+"""Mixing objectives: from advantages `[G, K]` to one number per sample `[G]`."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Advantages = Float[Tensor, "G K"]
+PerSample = Float[Tensor, " G"]
+
+_TOLERANCE = 1e-8  # OTCA, Algorithm 1
+
+
+def weighted_sum(advantages: Advantages, weights: Float[Tensor, " K"]) -> PerSample:
+    """sum_k weights_k A_k over the objectives that have an opinion; 0 if none has."""
+    return torch.where(advantages.isnan(), 0, advantages * weights).sum(-1)
+
+
+def mean(advantages: Advantages) -> PerSample:
+    """The mean over the objectives that have an opinion; 0 if none has."""
+    return advantages.nanmean(-1).nan_to_num(0.0)
+
+
+def exploration(
+    advantages: Advantages,
+    share: Float[Tensor, "G N"],
+    similarity: Float[Tensor, "G N+1"],
+    *,
+    centred: bool = False,
+    eps: float = 1e-6,
+) -> PerSample:
+    """OTCA's exploration strength lambda in [0, 1) (arXiv 2604.19234, eq. 12 and 14).
+
+        q = sum_n share_n (S_{n+1} - S_n)       e = |q| / (std_G q + eps)       s = sum_k A_k
+        lambda = max(0, s) / (|s| + eps) tanh(e)
+
+    The text calls e a "deviation from the group average", the equation does not subtract one. As printed, |q| is so
+    much larger than its spread that tanh(e) is 1 and lambda is the indicator of s > 0; `centred=True` subtracts the
+    group mean of q and makes lambda informative. std has Bessel's correction (the paper does not say).
+    """
+    gained = (share * similarity.diff(dim=-1)).sum(-1)
+    if centred:
+        gained = gained - gained.mean()
+    spread = gained.std(correction=1) if gained.shape[0] > 1 else torch.zeros_like(gained.mean())
+    total = advantages.nansum(-1)
+    return total.clamp(min=0) / (total.abs() + eps) * torch.tanh(gained.abs() / (spread + eps))
+
+
+def moca(advantages: Advantages, strength: PerSample) -> PerSample:
+    """OTCA's effective advantage: the z = c.A with c in the simplex that minimises z^2 - lambda z.
+
+        A_eff = clip(lambda / 2, min_k A_k, max_k A_k)                       (arXiv 2604.19234, eq. 11, Algorithm 1)
+
+    Objectives without an opinion (NaN) are left out; 0 if none is left. Worth knowing: a sample whose objectives
+    disagree and whose sum is negative gets exactly 0, one whose sum is positive gets about 1/2 whatever its margin.
+    """
+    low, high = _range(advantages)
+    return torch.where(advantages.isnan().all(-1), 0, (strength / 2).clamp(low, high))
+
+
+def moca_coefficients(advantages: Advantages, strength: PerSample) -> Float[Tensor, "G K"]:
+    """The simplex coefficients c that attain `moca` (Algorithm 1); they certify it and do not enter the loss.
+
+    One objective that is within 1e-8 of the target takes all (the first one, should several be); otherwise the two
+    neighbours of the target share it linearly. Left-out objectives get 0.
+    """
+    low, high = _range(advantages)
+    target = (strength / 2).clamp(low, high)[:, None]
+    speaks = ~advantages.isnan()
+    known = torch.where(speaks, advantages, torch.inf)
+    flat = (high - low < _TOLERANCE)[:, None]
+
+    hits = torch.where(flat, known == high[:, None], (known - target).abs() < _TOLERANCE)
+    alone = _first(hits)
+    below = torch.where(speaks & (advantages <= target), advantages, -torch.inf).amax(-1, keepdim=True)
+    above = torch.where(speaks & (advantages >= target), advantages, torch.inf).amin(-1, keepdim=True)
+    upper_share = (target - below) / (above - below)
+    lower = _first((advantages == below).flip(-1)).flip(-1)  # a stable ascending order ends with the last of equals
+    upper = _first(advantages == above)
+    between = lower * (1 - upper_share) + upper * upper_share
+    return torch.where(hits.any(-1, keepdim=True), alone, between).nan_to_num(0.0)
+
+
+def _range(advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest opinion of each sample."""
+    missing = advantages.isnan()
+    low = torch.where(missing, torch.inf, advantages).amin(-1)
+    high = torch.where(missing, -torch.inf, advantages).amax(-1)
+    return low, high
+
+
+def _first(mask: Tensor) -> Tensor:
+    """1.0 at the first True along the last axis, 0.0 elsewhere."""
+    return (mask & (mask.cumsum(-1) == 1)).to(torch.float64)

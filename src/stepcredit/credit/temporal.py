@@ -1,0 +1,132 @@
+"""When a picture was decided: weights over transitions, `[G, N]`, of mean 1 over those that are trained.
+
+The shares here are OTCA's trajectory-level credit decomposition (TCD, arXiv 2604.19234, section 3.2). `trained`
+marks the trained transitions, `[N]`; None means all of them. Untrained transitions get 0.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Shares = Float[Tensor, "G N"]
+Trained = Bool[Tensor, " N"] | None
+Reading = Literal["affine", "sum_one", "mean_one", "lifted", "waterfill", "clamp_renormalise", "minmax", "two_level"]
+
+
+def similarity_to_final(
+    latents: Float[Tensor, "G L *latent"], final: Float[Tensor, "G *latent"] | None = None
+) -> Float[Tensor, "G L"]:
+    """Cosine of every latent of a trajectory with the clean one it ends in: S_n = cos(x_n, final) (eq. 6).
+
+    `final` is the latent that is decoded, by default the last of the trajectory. A cosine needs neither unpacking
+    nor scaling of latents; norms below 1e-8 count as 1e-8. float32 or float64.
+    """
+    flat = latents.flatten(2)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    goal = flat[:, -1] if final is None else final.flatten(1).to(flat)
+    norms = flat.norm(dim=-1) * goal.norm(dim=-1, keepdim=True)
+    return (flat * goal[:, None]).sum(-1) / norms.clamp(min=1e-8)
+
+
+def similarity_share(similarity: Float[Tensor, "G N+1"], *, trained: Trained = None, eps: float = 1e-6) -> Shares:
+    """Each trained transition's share of the similarity gained, sums to 1 over them (eq. 7 and 8).
+
+        dS_n = S_{n+1} - S_n        p_n = (max(0, dS_n) + eps) / sum_m (max(0, dS_m) + eps)
+
+    The gain of the move x_n -> x_{n+1} is credited to that very move; the paper's index would credit the next one.
+    """
+    raised = similarity.diff(dim=-1).clamp(min=0) + eps
+    if trained is not None:
+        raised = torch.where(trained, raised, 0)
+    return raised / raised.sum(-1, keepdim=True)
+
+
+def uniform(like: Shares, *, trained: Trained = None) -> Shares:
+    """Weight 1 for every trained transition: what GRPO does. `like` gives shape, dtype and device."""
+    weights = torch.ones_like(like)
+    return weights if trained is None else torch.where(trained, weights, 0)
+
+
+def with_floor(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """floor + (1 - floor) T p: mean exactly 1, never below the floor, smooth, and 1 everywhere for a flat share.
+
+    Our reading ("affine") of the paper's minimum weight of 0.5, which its sum-to-one weights cannot have (section 6.5).
+    """
+    weights = floor + (1 - floor) * _count(share, trained) * share
+    return weights if trained is None else torch.where(trained, weights, 0)
+
+
+def sum_one(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """The share itself: eq. 8 to the letter. Sums to 1, so the signal shrinks by 1/T against GRPO; no floor."""
+    del floor, trained
+    return share
+
+
+def mean_one(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """T p: mean 1, no floor."""
+    del floor
+    return _count(share, trained) * share
+
+
+def lifted(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """max(floor, T p): the floor holds, the mean is 1 or a little more."""
+    return _masked((_count(share, trained) * share).clamp(min=floor), trained)
+
+
+def waterfill(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """Lift to the floor and scale the others down until the mean is 1 again; floor and mean are both exact."""
+    count = _count(share, trained)
+    active = torch.ones_like(share, dtype=torch.bool) if trained is None else trained.expand(share.shape)
+    at_floor = torch.zeros_like(active)
+    weights = count * share
+    for _ in range(share.shape[-1]):  # each round can only add transitions to the floor, so this many suffice
+        at_floor = at_floor | (active & (weights < floor))
+        free = active & ~at_floor
+        left = count - floor * at_floor.sum(-1, keepdim=True)
+        total = torch.where(free, share, 0).sum(-1, keepdim=True)
+        weights = torch.where(at_floor, floor, share * left / total.clamp(min=torch.finfo(share.dtype).tiny))
+    return _masked(weights, trained)
+
+
+def clamp_renormalise(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """max(floor, T p) divided by its mean: mean 1, but the division goes below the floor again."""
+    weights = lifted(share, floor=floor, trained=trained)
+    return weights * _count(share, trained) / weights.sum(-1, keepdim=True)
+
+
+def minmax(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """floor + (1 - floor) (p - min p) / mean(p - min p): the least step gets exactly the floor; flat shares give 1."""
+    least = (share if trained is None else torch.where(trained, share, torch.inf)).amin(-1, keepdim=True)
+    above = _masked(share - least, trained)
+    mean = above.sum(-1, keepdim=True) / _count(share, trained)
+    flat = mean * _count(share, trained) < 1e-12
+    return _masked(torch.where(flat, 1.0, floor + (1 - floor) * above / torch.where(flat, 1.0, mean)), trained)
+
+
+def two_level(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
+    """floor for shares up to the median, 2 - floor above it: the crudest reading."""
+    median = (share if trained is None else torch.where(trained, share, torch.nan)).nanmedian(-1, keepdim=True).values
+    return _masked(torch.where(share <= median, floor, 2 - floor), trained)
+
+
+READINGS: dict[Reading, Callable[..., Shares]] = {
+    "affine": with_floor,
+    "sum_one": sum_one,
+    "mean_one": mean_one,
+    "lifted": lifted,
+    "waterfill": waterfill,
+    "clamp_renormalise": clamp_renormalise,
+    "minmax": minmax,
+    "two_level": two_level,
+}
+
+
+def _count(share: Tensor, trained: Trained) -> Tensor | int:
+    return share.shape[-1] if trained is None else trained.sum()
+
+
+def _masked(weights: Tensor, trained: Trained) -> Tensor:
+    return weights if trained is None else torch.where(trained, weights, 0)

@@ -1,0 +1,51 @@
+"""Everything this package raises on purpose.
+
+    StepcreditError
+     +-- RecipeError     a recipe, a flag or a combination of settings cannot be run
+     +-- PromptError     prompts are missing, empty or unreadable
+     +-- WeightsError    a model folder is missing, partial, of another kind or not safetensors
+     +-- RewardError     a reward returned something that is not a score table
+     +-- RunError        a run folder exists already, cannot be written or cannot be read
+     +-- NumericsError   a check on the numbers failed while training
+
+A message says what was got, what was wanted, and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class StepcreditError(Exception):
+    """The root; the command line prints these without a traceback."""
+
+
+class RecipeError(StepcreditError, ValueError):
+    """A recipe, a flag or a combination of settings cannot be run."""
+
+
+class PromptError(StepcreditError, ValueError):
+    """Prompts are missing, empty or unreadable."""
+
+
+class WeightsError(StepcreditError, OSError):
+    """A model folder is missing, partial, of another kind or not safetensors."""
+
+
+class RewardError(StepcreditError, ValueError):
+    """A reward returned something that is not a score table."""
+
+
+class RunError(StepcreditError, OSError):
+    """A run folder exists already, cannot be written or cannot be read."""
+
+
+class NumericsError(StepcreditError, ArithmeticError):
+    """A check on the numbers failed while training."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: `did you mean "floor"? (known: clip, floor, ...)`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'did you mean "{close[0]}"? ' if close else ""
+    return f"{hint}(known: {', '.join(known)})"

@@ -1,0 +1,1 @@
+"""What training did: held-out captions with fixed noise, base against tuned."""

@@ -1,0 +1,68 @@
+"""Transition kernels: where a sampler goes from `level` to `next_level`, given the velocity.
+
+Every kernel has one signature, `(x, velocity, level, next_level, *, noise_level) -> Gaussian`, with x and velocity
+`[B, *latent]`, levels scalar or `[B]`, 1 = noise, 0 = data, `next_level < level`. `noise_level` is the paper's eta.
+All of them move along the same marginals; they differ in how much noise they add.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stepcredit.flow.convert import Latents, Level, per_sample, velocity_to_data, velocity_to_noise
+from stepcredit.flow.gaussian import Gaussian, at_least_float32
+
+Kernel = Callable[..., Gaussian]
+
+
+def ode(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise_level: float = 0.0) -> Gaussian:
+    """Euler's step of the probability-flow ODE, x + velocity (next_level - level); std 0, whatever `noise_level`."""
+    del noise_level
+    x, velocity = at_least_float32(x), at_least_float32(velocity)
+    start, end = per_sample(level, x).to(x), per_sample(next_level, x).to(x)
+    return Gaussian(x + velocity * (end - start), torch.zeros_like(start))
+
+
+def flow_sde(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise_level: float = 0.7) -> Gaussian:
+    """Flow-GRPO's SDE step (arXiv 2505.05470, eq. 9): diffusion g = noise_level sqrt(level / (1 - level)).
+
+    At level 1, where g would be infinite, 1 - next_level stands in for 1 - level; only exactly 1 is caught.
+    """
+    x = at_least_float32(x)
+    start, end = per_sample(level, x).to(x), per_sample(next_level, x).to(x)
+    room = 1 - torch.where(start == 1, end, start)
+    return _sde(x, velocity, start, end, diffusion=noise_level * (start / room).sqrt())
+
+
+def dance_sde(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise_level: float = 0.3) -> Gaussian:
+    """DanceGRPO's SDE step (arXiv 2505.07818, eq. 8): constant diffusion g = noise_level."""
+    x = at_least_float32(x)
+    start, end = per_sample(level, x).to(x), per_sample(next_level, x).to(x)
+    return _sde(x, velocity, start, end, diffusion=torch.full_like(start, noise_level))
+
+
+def cps(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise_level: float = 0.8) -> Gaussian:
+    """Flow-CPS's step (arXiv 2509.05952): predicted data and noise keep the coefficients 1 - next_level and
+    next_level; of the noise, the part g = next_level sin(noise_level pi / 2) is drawn anew. std = g; 0 at the end."""
+    x, velocity = at_least_float32(x), at_least_float32(velocity)
+    end = per_sample(next_level, x).to(x)
+    fresh = end * math.sin(noise_level * math.pi / 2)
+    kept = (end.square() - fresh.square()).clamp(min=0).sqrt()
+    mean = velocity_to_data(x, velocity, level.to(x)) * (1 - end) + velocity_to_noise(x, velocity, level.to(x)) * kept
+    return Gaussian(mean, fresh)
+
+
+def _sde(x: Tensor, velocity: Tensor, start: Tensor, end: Tensor, *, diffusion: Tensor) -> Gaussian:
+    """Euler-Maruyama for any diffusion g(level): the drift gains g^2/2 times the score, so marginals stay.
+
+    mean = x (1 + g^2/(2 s) dt) + v (1 + g^2 (1 - s)/(2 s)) dt,  std = g sqrt(-dt),  dt = end - start, s = start.
+    """
+    dt = end - start
+    pull = diffusion.square() / (2 * start)
+    mean = x * (1 + pull * dt) + at_least_float32(velocity) * (1 + pull * (1 - start)) * dt
+    return Gaussian(mean, diffusion * (-dt).sqrt())
+
+
+KERNELS: dict[str, Kernel] = {"ode": ode, "flow_sde": flow_sde, "dance_sde": dance_sde, "cps": cps}

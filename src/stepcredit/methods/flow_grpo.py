@@ -1,0 +1,66 @@
+"""Flow-GRPO (arXiv 2505.05470): scores are summed first, centred within the group, scaled by the whole batch."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from stepcredit.credit import advantage, assign, temporal
+from stepcredit.methods.base import Method
+from stepcredit.records import Credit, Evidence, over_prompts
+
+
+def rule(
+    scores: Float[Tensor, " G"],
+    scale: Float[Tensor, ""],
+    *,
+    trained: Bool[Tensor, " N"],
+    advantage_clip: float = 5.0,
+) -> Credit:
+    """credit = (score - group mean) / scale at every trained step, for one group of already summed scores."""
+    advantages = advantage.centre(scores[:, None], scale[None]).clamp(-advantage_clip, advantage_clip)
+    mixed = advantages[:, 0].nan_to_num(0.0)
+    when = temporal.uniform(scores.new_ones(scores.shape[0], trained.shape[0]), trained=trained)
+    return Credit(
+        per_step=assign.per_step(when, mixed),
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=torch.ones_like(advantages),
+        strength=torch.zeros_like(mixed),
+    )
+
+
+class FlowGRPO(Method):
+    """Flow-GRPO with its SD3.5 setting: level-dependent SDE, KL to the base, independent initial noise."""
+
+    paper: ClassVar[str] = "arXiv 2505.05470"
+    summary: ClassVar[str] = "GRPO on a level-dependent SDE; summed rewards, batch-wide scale, KL"
+
+    type: Literal["flow_grpo"] = "flow_grpo"
+    kernel: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    """The stochastic transition of the sampler."""
+    noise_level: float = Field(default=0.7, gt=0)
+    """How much noise the kernel adds."""
+    shared_noise: bool = False
+    """Whether the samples of a prompt start from the same noise."""
+    kl_weight: float = Field(default=0.04, ge=0)
+    """Strength of the pull towards the policy before training (0.04 for GenEval and OCR, 0.01 for PickScore)."""
+    kl_form: Literal["exact", "flow_grpo"] = "flow_grpo"
+    """Which KL."""
+    scale: Literal["batch", "group"] = "batch"
+    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        scores = (evidence.rewards * evidence.weights).sum(-1).double()  # [P, G]; NaN if any score is missing
+        valid = scores.isfinite()
+        if self.scale == "batch":
+            scale = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))
+        else:
+            mean = torch.where(valid, scores, torch.nan).nanmean(1, keepdim=True)
+            scale = torch.where(valid, scores - mean, torch.nan).square().nanmean(1).sqrt().nan_to_num(1.0)
+        return over_prompts(rule)(
+            scores, scale + 1e-4, trained=evidence.trained, advantage_clip=self.advantage_clip
+        )

@@ -1,0 +1,54 @@
+"""MOCA only: OTCA's mix of objectives, with the same weight for every step (ablation of arXiv 2604.19234, Table 4)."""
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.methods.base import Method
+from stepcredit.records import Credit, Evidence, over_prompts
+
+
+def rule(
+    rewards: Float[Tensor, "G K"],
+    similarity: Float[Tensor, "G N+1"],
+    *,
+    trained: Bool[Tensor, " N"] | None = None,
+    centred: bool = False,
+    advantage_clip: float = 5.0,
+) -> Credit:
+    """credit = A_eff at every trained step, for one group; arguments as in `otca.rule`."""
+    advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
+    share = temporal.similarity_share(similarity.to(rewards), trained=trained)
+    strength = mix.exploration(advantages, share, similarity.to(rewards), centred=centred)
+    when, mixed = temporal.uniform(share, trained=trained), mix.moca(advantages, strength)
+    return Credit(
+        per_step=assign.per_step(when, mixed),
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=mix.moca_coefficients(advantages, strength),
+        strength=strength,
+    )
+
+
+class MOCA(Method):
+    """The objective half of OTCA."""
+
+    paper: ClassVar[str] = "arXiv 2604.19234"
+    summary: ClassVar[str] = "ablation of otca: its mix of the rewards, every step alike"
+    mixes_objectives: ClassVar[bool] = True
+
+    type: Literal["moca"] = "moca"
+    centred: bool = False
+    """Centre the exploration strength within the group (ours)."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(rule)(
+            evidence.rewards.double(),
+            evidence.similarity.double(),
+            trained=evidence.trained,
+            centred=self.centred,
+            advantage_clip=self.advantage_clip,
+        )

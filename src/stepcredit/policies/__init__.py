@@ -1,0 +1,1 @@
+"""Generators: one thin adapter per model family over diffusers modules; the sampler loop is ours."""

@@ -1,0 +1,66 @@
+"""Prompt sources. What an iteration draws is a pure function of (seed, iteration): no state, no workers."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from stepcredit.config.prompts import FilePrompts, ListedPrompts, PromptChoice
+from stepcredit.errors import PromptError
+from stepcredit.scenes.captions import Split, balanced, split
+
+
+class Listed:
+    """A fixed list, walked through in a new random order every epoch."""
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        if not prompts:
+            raise PromptError("got no prompts; give at least one")
+        self.prompts = tuple(prompts)
+
+    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
+        drawn = []
+        for index in range(iteration * count, (iteration + 1) * count):
+            epoch, at = divmod(index, len(self.prompts))
+            order = list(range(len(self.prompts)))
+            random.Random(f"{seed}-{epoch}").shuffle(order)
+            drawn.append(self.prompts[order[at]])
+        return drawn
+
+
+class Scenes:
+    """Captions of the drawn world, every kind equally often."""
+
+    def __init__(self, name: Split) -> None:
+        self._captions = split(name)
+        self.prompts = tuple(str(caption) for caption in self._captions)
+
+    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
+        mixed = random.Random(f"{seed}-{iteration}").getrandbits(32)
+        return [str(caption) for caption in balanced(self._captions, count, mixed)]
+
+
+def read_file(path: Path) -> list[str]:
+    """One prompt a line; empty lines are skipped."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PromptError(f"there is no prompt file {path}; check `prompts.path`") from None
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise PromptError(f"{path} holds no prompts, wanted one a line")
+    return prompts
+
+
+def from_settings(settings: PromptChoice) -> Listed | Scenes:
+    """The source that a recipe names."""
+    if isinstance(settings, FilePrompts):
+        return Listed(read_file(settings.path))
+    if isinstance(settings, ListedPrompts):
+        return Listed(settings.prompts)
+    return Scenes(settings.split)

@@ -1,0 +1,88 @@
+"""What the rooms with effects promise each other. Nothing inherits from these; a class that fits, fits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
+
+
+class Policy(Protocol):
+    """A generator: velocities for a sampler, pictures from latents, and the parameters that are trained."""
+
+    device: torch.device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Conditions for distinct prompts, one row each."""
+        ...
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """The axes of one latent."""
+        ...
+
+    def levels(self, steps: int, shift: float | None) -> Float[Tensor, " L"]:
+        """The noise levels of a sampler with this many steps; `shift=None` is the model's own schedule."""
+        ...
+
+    def velocity(
+        self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
+    ) -> Float[Tensor, "B *latent"]:
+        """The network: noise minus data."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B 3 H W"]:
+        """Pictures in [0, 1]."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained, in a fixed order."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, `velocity` is that of the policy before training."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained in the format that plain diffusers loads."""
+        ...
+
+
+class Reward(Protocol):
+    """One scorer; it may offer several outputs from one call."""
+
+    outputs: tuple[str, ...]
+
+    def score(self, batch: RewardBatch) -> RewardOutput: ...
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Weights, preprocessing and versions: whatever could change a score."""
+        ...
+
+
+class PromptSource(Protocol):
+    """A fixed list of prompts and the order in which training takes them."""
+
+    prompts: Sequence[str]
+
+    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
+        """The prompts of one iteration: a pure function of its arguments."""
+        ...
+
+
+class Tracker(Protocol):
+    """Somebody who wants to know how a run goes."""
+
+    def log(self, report: StepReport) -> None: ...
+
+    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Batches = Iterator[slice]

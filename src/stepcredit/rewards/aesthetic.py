@@ -1,0 +1,53 @@
+"""LAION's aesthetic score: an affine function of the normalised CLIP embedding of the picture."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stepcredit.errors import WeightsError
+from stepcredit.records import RewardBatch, RewardOutput
+from stepcredit.rewards.clip import Clip
+
+
+class Aesthetic:
+    """Score of about 1 to 10. The caption is not asked."""
+
+    def __init__(self, clip: Clip, head: Path, *, name: str = "aesthetic") -> None:
+        self.outputs = (name,)
+        self._clip, self._head = clip, head
+        self._weight, self._bias = read_head(head)
+
+    def score(self, batch: RewardBatch) -> RewardOutput:
+        features = self._clip.pictures(batch.images)
+        return RewardOutput({self.outputs[0]: (features @ self._weight.T + self._bias)[:, 0].numpy()})
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"head": hashlib.sha256(self._head.read_bytes()).hexdigest()[:16], **self._clip.fingerprint()}
+
+
+def read_head(path: Path) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
+    """One affine map. The published head is five linear layers without activations, which are multiplied out."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path} is not a safetensors file; a pickle can run code, convert it to safetensors first")
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"there is no aesthetic head {path}; check `head`") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
+    if {"weight", "bias"} <= tensors.keys():
+        return tensors["weight"], tensors["bias"]
+    layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
+    if not layers:
+        raise WeightsError(f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on")
+    weight = torch.eye(tensors[f"layers.{layers[0]}.weight"].shape[1], dtype=torch.float64)
+    bias = torch.zeros(weight.shape[0], dtype=torch.float64)
+    for layer in layers:
+        step = tensors[f"layers.{layer}.weight"].double()
+        weight, bias = step @ weight, step @ bias + tensors[f"layers.{layer}.bias"].double()
+    return weight.float(), bias.float()

@@ -1,0 +1,118 @@
+"""A CLIP model with its tokenizer and preprocessing: what clip_t, hps and aesthetic stand on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+from stepcredit.errors import WeightsError
+from stepcredit.folders import check_local
+
+Pictures = UInt8[np.ndarray, "B H W 3"]
+_BATCH = 256
+
+
+class Clip:
+    """Embeds pictures and texts with unit length, in float32, without gradient."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        check_local(folder, index="config.json", parts=())
+        try:
+            self.model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise WeightsError(f"{folder} could not be loaded as a CLIP model: {error}") from error
+        self.folder = folder
+        self.model.to(device)
+        processor = json.loads(_file(folder, "preprocessor_config.json").read_text())
+        self.side = self.model.config.vision_config.image_size
+        self.mean, self.std = torch.tensor(processor["image_mean"]), torch.tensor(processor["image_std"])
+
+    @torch.no_grad()
+    def pictures(self, images: Pictures, *, letterbox: bool = False) -> Float[Tensor, "B D"]:
+        """Embed pictures; `letterbox` pads to a square (HPS) where CLIP would crop."""
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH]
+            pixels = letterboxed(part, self.side) if letterbox else cropped(part, self.side)
+            pixels = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+            features = self.model.get_image_features(pixel_values=pixels.to(self.model.device))
+            parts.append(F.normalize(getattr(features, "pooler_output", features), dim=-1).cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """Embed texts; siblings share their prompt, so each distinct one is embedded once."""
+        distinct = list(dict.fromkeys(texts))
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            distinct, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).to(self.model.device)
+        features = self.model.get_text_features(**tokens)
+        embedded = F.normalize(getattr(features, "pooler_output", features), dim=-1).cpu()
+        return embedded[[distinct.index(text) for text in texts]]
+
+    def agreement(self, images: Pictures, texts: Sequence[str], *, letterbox: bool = False) -> Float[np.ndarray, " B"]:
+        """Cosine of each picture with its own text."""
+        return (self.pictures(images, letterbox=letterbox) * self.texts(texts)).sum(-1).numpy()
+
+    def fingerprint(self) -> dict[str, str]:
+        weights = Path(self.folder) / "model.safetensors"
+        identity = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else self.folder
+        return {"weights": identity, "transformers": transformers.__version__, "precision": "float32"}
+
+
+@cache
+def load_clip(folder: str, device: str = "cpu") -> Clip:
+    """Scorers that stand on the same folder share one model."""
+    return Clip(folder, device)
+
+
+def cropped(images: Pictures, side: int) -> Float[Tensor, "B 3 side side"]:
+    """OpenAI's preprocessing: Pillow's bicubic to the short side, centre crop; in [0, 1]."""
+    height, width = images.shape[1:3]
+    if (height, width) != (side, side):
+        scale = side / min(height, width)
+        size = (round(width * scale), round(height * scale))
+        resized = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
+        top, left = (size[1] - side) // 2, (size[0] - side) // 2
+        images = np.stack(resized)[:, top : top + side, left : left + side]
+    return _to_float(images)
+
+
+def letterboxed(images: Pictures, side: int) -> Float[Tensor, "B 3 side side"]:
+    """HPS's preprocessing: bicubic with anti-aliasing to the long side, on floats and without clamping, then zeros
+    (not the mean colour) around it; in about [0, 1]."""
+    pixels = _to_float(images)
+    height, width = pixels.shape[2:]
+    if max(height, width) != side:
+        scale = side / max(height, width)
+        size = (round(height * scale), round(width * scale))
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+    vertical, horizontal = side - pixels.shape[2], side - pixels.shape[3]
+    top, left = vertical // 2, horizontal // 2
+    return F.pad(pixels, (left, horizontal - left, top, vertical - top))
+
+
+def _to_float(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def _file(folder: str, name: str) -> Path:
+    path = Path(folder) / name
+    if path.is_file():
+        return path
+    if Path(folder).is_dir():
+        raise WeightsError(f"{folder} has no {name}; the folder is partial, copy or download it again")
+    return Path(hf_hub_download(folder, name))

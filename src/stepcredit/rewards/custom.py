@@ -1,0 +1,36 @@
+"""A reward of the user's own: any importable function of (images, prompts)."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+
+from stepcredit.errors import RecipeError
+from stepcredit.records import RewardBatch, RewardOutput
+
+
+class Custom:
+    """Calls `function(images uint8 [B, H, W, 3], prompts) -> B numbers`."""
+
+    def __init__(self, path: str, *, name: str) -> None:
+        self.outputs = (name,)
+        self._path, self._function = path, _find(path)
+
+    def score(self, batch: RewardBatch) -> RewardOutput:
+        return RewardOutput({self.outputs[0]: np.asarray(self._function(batch.images, batch.prompts), dtype=float)})
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"path": self._path, "file": inspect.getsourcefile(self._function) or "unknown"}
+
+
+def _find(path: str) -> Callable[..., object]:
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise RecipeError(f'reward path "{path}" has no colon; write it as package.module:function')
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise RecipeError(f'reward path "{path}": {error}; is the module on the Python path?') from None
+    except AttributeError:
+        raise RecipeError(f'reward path "{path}": {module} has no "{name}"') from None

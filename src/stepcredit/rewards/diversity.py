@@ -1,0 +1,25 @@
+"""How different the pictures of one prompt are: falls when a generator collapses onto one picture."""
+
+import numpy as np
+
+from stepcredit.records import RewardBatch, RewardOutput
+
+
+class Diversity:
+    """Mean root-mean-square pixel distance to the siblings, in [0, 1]; NaN for a picture without siblings."""
+
+    def __init__(self, *, name: str = "diversity") -> None:
+        self.outputs = (name,)
+
+    def score(self, batch: RewardBatch) -> RewardOutput:
+        flat = batch.images.reshape(len(batch.images), -1).astype(np.float32) / 255
+        groups, scores = np.array(batch.groups), np.full(len(flat), np.nan)
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
+            if len(rows) > 1:
+                gaps = np.sqrt(np.square(flat[rows, None] - flat[None, rows]).mean(-1))
+                scores[rows] = gaps.sum(1) / (len(rows) - 1)
+        return RewardOutput({self.outputs[0]: scores})
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"distance": "pixel RMS"}

@@ -1,0 +1,1 @@
+"""The run folder: plain files that anybody can read without this package."""

@@ -1,0 +1,38 @@
+"""What a run stood on: versions, commit, device."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+
+
+def describe() -> dict[str, object]:
+    """Versions, commit and device, as stored in environment.json and printed by `stepcredit doctor`."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit of this checkout; "unknown" for an installed package."""
+    try:
+        here = Path(__file__).resolve().parent
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"

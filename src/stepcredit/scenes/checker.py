@@ -1,0 +1,98 @@
+"""The exact composition checker: reads a picture back and answers four questions about its caption.
+
+The questions are those of GenEval (arXiv 2310.11513): are the right objects there, in the right colours, in the right
+number, in the right places? No network is involved: blobs that stand out from the ground are cut out, coloured by
+the nearest palette colour and named by the ideal shape that fits their outline best. What fits nothing is "unknown",
+and an unknown object makes the answers false; so neither noise nor smears can pass.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from stepcredit.scenes.captions import COLOURS, SHAPES, Caption, Thing
+from stepcredit.scenes.renderer import BACKGROUND, Placed, coverage, relation_holds
+
+_PALETTE = np.array(list(COLOURS.values()), dtype=float)
+_NAMES = list(COLOURS)
+_STANDS_OUT = 60.0  # RGB distance from the ground at which a pixel belongs to an object (half covered: >= 70)
+_PURE = 70.0  # RGB distance within which a pixel has a palette colour
+_SPECK = 6  # blobs below this many pixels are dirt; more dirt than this in all counts as one more object
+_WHOLE = 0.85  # a blob wider or higher than this share of the picture is ground of another colour, not an object
+_FIT = 0.80  # least overlap (intersection over union) with an ideal shape
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The four answers, each for the whole picture; `correct` is all of them."""
+
+    object: bool
+    colour: bool
+    count: bool
+    position: bool
+
+    @property
+    def correct(self) -> bool:
+        return self.object and self.colour and self.count and self.position
+
+
+def find_objects(picture: np.ndarray) -> list[Placed]:
+    """The objects of a picture, uint8 `[H, W, 3]`; `radius` is half the mean side of the bounding box."""
+    pixels = picture.astype(float)
+    blobs, number = ndimage.label(np.linalg.norm(pixels - BACKGROUND, axis=-1) > _STANDS_OUT)
+    found, dirt = [], 0
+    for index, box in enumerate(ndimage.find_objects(blobs, max_label=number), start=1):
+        mask = blobs[box] == index
+        if mask.sum() < _SPECK:
+            dirt += int(mask.sum())
+            continue
+        (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
+        whole = bottom - top > _WHOLE * picture.shape[0] or right - left > _WHOLE * picture.shape[1]
+        thing = Thing(_colour(pixels[box][mask]), "unknown" if whole else _shape(mask))
+        found.append(Placed(thing, (left + right) / 2, (top + bottom) / 2, (right - left + bottom - top) / 4))
+    if dirt > _SPECK:
+        found.append(Placed(Thing("unknown", "unknown"), 0.0, 0.0, 0.0))
+    return found
+
+
+def check(picture: np.ndarray, caption: Caption) -> Answers:
+    """Answer the four questions for one picture, uint8 `[H, W, 3]`."""
+    found = find_objects(picture)
+    wanted = sorted(map(str, caption.objects))
+    shapes = sorted(placed.thing.shape for placed in found) == sorted(thing.shape for thing in caption.objects)
+    colours = sorted(placed.thing.colour for placed in found) == sorted(thing.colour for thing in caption.objects)
+    bound = sorted(str(placed.thing) for placed in found) == wanted
+    return Answers(
+        object=shapes,
+        colour=bound if shapes else colours,  # with the right shapes, each must wear its own colour
+        count=len(found) == len(wanted),
+        position=caption.relation is None or (bound and _in_relation(found, caption)),
+    )
+
+
+def _in_relation(found: list[Placed], caption: Caption) -> bool:
+    assert caption.relation is not None
+    first, second = (next(placed for placed in found if placed.thing == thing) for thing in caption.things)
+    return relation_holds(caption.relation, first, second)
+
+
+def _colour(pixels: np.ndarray) -> str:
+    distances = np.linalg.norm(pixels[:, None] - _PALETTE, axis=-1)  # [pixels, colours]
+    pure = distances.min(axis=1) < _PURE
+    if pure.mean() < 0.5:
+        return "unknown"
+    votes = np.bincount(distances[pure].argmin(axis=1), minlength=len(_NAMES))
+    return _NAMES[int(votes.argmax())] if votes.max() >= 0.8 * votes.sum() else "unknown"
+
+
+def _shape(mask: np.ndarray) -> str:
+    height, width = mask.shape
+    if not 0.7 <= width / height <= 1.43:
+        return "unknown"
+    size = max(height, width)
+    overlaps = []
+    for shape in SHAPES:
+        ideal = coverage(shape, width / 2, height / 2, width / 2, height / 2, size)[:height, :width] > 0.4
+        overlaps.append((mask & ideal).sum() / (mask | ideal).sum())
+    return SHAPES[int(np.argmax(overlaps))] if max(overlaps) >= _FIT else "unknown"

@@ -1,0 +1,55 @@
+"""The terminal: one bar with rate and time left, one line every few iterations, tables at the end."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stepcredit.records import StepReport
+
+
+class ConsoleTracker:
+    """Shows progress; a line of rewards every `every` iterations."""
+
+    def __init__(self, console: Console, iterations: int, *, every: int) -> None:
+        self._console, self._every, self._iterations = console, every, iterations
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+        )
+        self._bar = self._progress.add_task("training", total=iterations, rate="")
+        self._pairs = 0
+        self._progress.start()
+
+    def advance(self, pairs: int) -> None:
+        """Counts (sample, step) pairs for the rate."""
+        self._pairs += pairs
+        elapsed = self._progress.tasks[self._bar].elapsed or 0
+        if elapsed > 1:
+            self._progress.update(self._bar, rate=f"{self._pairs / elapsed:,.0f} network calls/s")
+
+    def log(self, report: StepReport) -> None:
+        self._progress.advance(self._bar)
+        if report.iteration % self._every == 0 or report.iteration == self._iterations - 1:
+            rewards = [
+                f"{name.removeprefix('reward/')} {value:.4f}"
+                for name, value in report.metrics.items()
+                if name.startswith("reward/") and name.count("/") == 1
+            ]
+            self._progress.console.print(f"{report.iteration:>5}  {'   '.join(rewards)}", highlight=False)
+
+    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()

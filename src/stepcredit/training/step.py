@@ -1,0 +1,132 @@
+"""One training step, top to bottom: draw pictures, score them, assign credit, update. It knows no method."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stepcredit.config.recipe import Recipe
+from stepcredit.methods.base import Method
+from stepcredit.objective.diagnostics import effective_steps
+from stepcredit.protocols import Policy, PromptSource
+from stepcredit.records import Condition, Credit, Evidence, RewardBatch, RewardTable, StepReport, Trajectory
+from stepcredit.rewards.suite import RewardSuite
+from stepcredit.rollout.engine import Advance, count_unusable, decode, roll_out
+from stepcredit.rollout.plan import Plan
+from stepcredit.training.anchors import Average
+from stepcredit.training.update import Recompute
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The objects of a run, as `build.py` wires them."""
+
+    recipe: Recipe
+    policy: Policy
+    prompts: PromptSource
+    rewards: RewardSuite
+    method: Method
+    plan: Plan
+    levels: torch.Tensor
+    update: Recompute
+    optimiser: torch.optim.Optimizer
+    average: Average | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step leaves behind for the run folder."""
+
+    report: StepReport
+    credit: Credit
+    rewards: RewardTable
+    trajectory: Trajectory
+    prompts: tuple[str, ...]
+
+
+def step(trainer: Trainer, iteration: int, advance: Advance = lambda pairs: None) -> Step:
+    """Prompts to updated weights; `advance` hears of every (sample, step) pair that was computed."""
+    recipe = trainer.recipe
+    prompts = trainer.prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=iteration)
+    condition = trainer.policy.encode(prompts)
+
+    trajectory = draw_samples(trainer, condition, iteration, advance)
+    unusable = count_unusable(trajectory)
+    rewards = score(trainer, trajectory, prompts)
+
+    credit = trainer.method.assign(
+        Evidence(
+            rewards=rewards.scores,
+            weights=torch.tensor([reward.weight for reward in recipe.rewards]),
+            similarity=trajectory.similarity.cpu(),
+            trained=trainer.plan.trained,
+        )
+    )
+
+    updates = trainer.update.apply(
+        trajectory, condition, credit, trainer.optimiser, seed=recipe.seed, iteration=iteration, advance=advance
+    )
+    if trainer.average is not None:
+        trainer.average.follow()
+
+    metrics = {**reward_metrics(rewards), **credit_metrics(credit), **updates, "rollout/unusable": float(unusable)}
+    return Step(StepReport(iteration, metrics), credit, rewards, trajectory, tuple(prompts))
+
+
+def draw_samples(trainer: Trainer, condition: Condition, iteration: int, advance: Advance) -> Trajectory:
+    """G trajectories for every prompt, with the method's kernel and the run's own noise."""
+    method, rollout = trainer.method, trainer.recipe.rollout
+    return roll_out(
+        trainer.policy,
+        condition,
+        trainer.plan,
+        trainer.levels,
+        group_size=rollout.group_size,
+        noise_level=method.noise_level,
+        shared_noise=method.shared_noise,
+        noisy_end=method.final_state == "x_N",
+        seed=trainer.recipe.seed,
+        iteration=iteration,
+        micro_batch=rollout.micro_batch,
+        advance=advance,
+    )
+
+
+def score(trainer: Trainer, trajectory: Trajectory, prompts: list[str]) -> RewardTable:
+    """Decode the final latents and ask every reward; samples that are not finite get NaN."""
+    members = trajectory.final.shape[1]
+    images = decode(trainer.policy, trajectory.final.flatten(0, 1), trainer.recipe.rollout.micro_batch)
+    texts = tuple(prompt for prompt in prompts for _ in range(members))
+    groups = tuple(group for group in range(len(prompts)) for _ in range(members))
+    scores, errors = trainer.rewards.score(RewardBatch(images, texts, groups))
+    table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
+    broken = ~trajectory.final.flatten(2).isfinite().all(-1).cpu()
+    return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
+
+
+def reward_metrics(rewards: RewardTable) -> dict[str, float]:
+    """Per objective: mean, spread within groups, share that could not be scored, groups without spread."""
+    metrics = {}
+    for name, scores in zip(rewards.names, rewards.scores.double().numpy().transpose(2, 0, 1), strict=True):
+        known = np.where(np.isfinite(scores), scores, np.nan)
+        some = np.isfinite(known).sum(1) > 1
+        spread = np.nanstd(known[some], axis=1, ddof=1) if some.any() else np.zeros(0)
+        metrics |= {
+            f"reward/{name}": float(np.nanmean(known)) if np.isfinite(known).any() else float("nan"),
+            f"reward/{name}/spread": float(spread.mean()) if len(spread) else float("nan"),
+            f"reward/{name}/missing": float(np.isnan(known).mean()),
+            f"reward/{name}/flat_groups": float(len(known) - (spread > 1e-6).sum()),
+        }
+    return metrics
+
+
+def credit_metrics(credit: Credit) -> dict[str, float]:
+    """How much signal there is, and where it went."""
+    trained = credit.weights.abs().amax((0, 1)) > 0
+    return {
+        "credit/mean_size": float(credit.per_step[..., trained].abs().mean()),
+        "credit/zero_share": float((credit.mixed == 0).float().mean()),
+        "credit/flat_groups": float((credit.mixed == 0).all(-1).sum()),
+        "credit/effective_steps": float(effective_steps(credit.weights).mean()),
+        "credit/strength": float(credit.strength.mean()),
+    }
