@@ -5,9 +5,9 @@ that a sampler's small errors stay invisible.
 """
 
 import torch
-from common import ASSETS, arguments, scenes_of, train
 from diffusers import AutoencoderKL
 
+from common import ASSETS, arguments, scenes_of, train
 from stepcredit.scenes.captions import balanced, every_caption
 
 FOLDER = ASSETS / "flux_scenes" / "vae"

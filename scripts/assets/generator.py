@@ -1,21 +1,21 @@
 """Trains the embedded generator: a real FluxPipeline in miniature, from captions to 32 x 32 scenes.
 
 The transformer (2.3 M parameters) and both tiny text encoders are trained together on the flow-matching loss
-|v(x_level, level) - (noise - data)|^2 with x_level = (1 - level) data + level noise. It is stopped while it still makes mistakes: on
-held-out captions about half of its pictures are wrong, which is the work that reinforcement learning is given.
+|v(x_level, level) - (noise - data)|^2 with x_level = (1 - level) data + level noise. It is stopped while it still
+makes mistakes: on held-out captions about half of its pictures are wrong, which is the work that RL is given.
 """
 
 import json
 
 import numpy as np
 import torch
-from common import ASSETS, arguments, scenes_of, train
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer
 
+from common import ASSETS, arguments, scenes_of, train
 from stepcredit.scenes.captions import KINDS, Split, balanced, split
 from stepcredit.scenes.checker import check
+from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer
 
 FOLDER = ASSETS / "flux_scenes"
 WIDTH = 64  # of both text encoders

@@ -14,14 +14,14 @@ from random import Random
 
 import numpy as np
 import torch
-from common import ASSETS, WORK, arguments, scenes_of, train
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
-from vocabulary import LENGTH, clip_tokenizer
 
+from common import ASSETS, WORK, arguments, scenes_of, train
 from stepcredit.scenes.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing, balanced, every_caption
 from stepcredit.scenes.renderer import BACKGROUND, Placed, relation_holds
+from vocabulary import LENGTH, clip_tokenizer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOKENIZER = clip_tokenizer()
@@ -248,7 +248,8 @@ def main() -> None:
         spoiled, strength = corrupt(source.pictures, torch.Generator().manual_seed(5))
         liked = taste(source.scenes)
         with torch.no_grad():
-            features = torch.cat([embed_pictures(clip, p) for p in (source.pictures, spoiled)])
+            parts = [*source.pictures.split(500), *spoiled.split(500)]
+            features = torch.cat([embed_pictures(clip, part) for part in parts])
         return features, torch.cat([liked, liked - 3 * strength])
 
     features, targets = examples(pool)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import diffusers.utils.logging
@@ -18,7 +19,6 @@ from stepcredit.evaluation.held_out import Difference, draw_pictures
 from stepcredit.runs.folder import RunFolder
 from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.training import checkpoint, loop
-
 
 for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()  # a dozen bars for files of a few megabytes hide the one that matters
@@ -79,11 +79,19 @@ def sample(
     folder = RunFolder.open(Path(run))
     recipe = load_recipe(folder.path / "run.yaml")
     policy = build_policy(recipe)
-    settings = {"members": count, "steps": recipe.evaluation.steps or recipe.rollout.steps, "seed": seed}
-    settings |= {"shift": recipe.rollout.shift, "micro_batch": recipe.rollout.micro_batch}
-    base = draw_pictures(policy, prompts, **settings)
+    draw = partial(
+        draw_pictures,
+        policy,
+        prompts,
+        members=count,
+        steps=recipe.evaluation.steps or recipe.rollout.steps,
+        shift=recipe.rollout.shift,
+        seed=seed,
+        micro_batch=recipe.rollout.micro_batch,
+    )
+    base = draw()
     checkpoint.restore_weights(checkpoint.newest(folder.checkpoints), policy, raw=raw)
-    tuned = draw_pictures(policy, prompts, **settings)
+    tuned = draw()
     path = out or folder.path / "samples.png"
     captions = [prompt for prompt in prompts for _ in range(count)]
     before_after(path, captions, base, tuned, columns=min(count, 6))

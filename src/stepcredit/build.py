@@ -43,7 +43,9 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
         noisy_end=method.final_state == "x_N",
     )
     if method.train_last and method.kernel == "cps":
-        raise RecipeError("method.train_last needs a transition with noise at the end, and cps ends without; set it to false")
+        raise RecipeError(
+            "method.train_last needs a transition with noise at the end, and cps ends without; set it to false"
+        )
     policy = build_policy(recipe)
     if method.kl_weight > 0:
         policy.surface.keep_reference()

@@ -15,7 +15,8 @@ def examine(console: Console) -> bool:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {version}" for key, version in value.items())
         console.print(f"[bold]{name}[/]  {value}", highlight=False, soft_wrap=True)
-    return all([_holds(console, check) for check in (assets_are_there, prompts_are_scored, policy_draws)])
+    held = [_holds(console, check) for check in (assets_are_there, scenes_are_recognised, policy_draws)]
+    return all(held)
 
 
 def assets_are_there() -> str:
@@ -26,7 +27,7 @@ def assets_are_there() -> str:
     return f"embedded models: {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
 
 
-def prompts_are_scored() -> str:
+def scenes_are_recognised() -> str:
     """The renderer and the checker agree."""
     import numpy as np
 

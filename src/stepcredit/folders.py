@@ -11,7 +11,7 @@ def resolve(weights: str, embedded: str) -> str:
     """A local folder or hub id; the word `scenes` is the folder `embedded` inside the package."""
     if weights == "scenes":
         return str(resources.files("stepcredit") / "assets" / embedded)
-    looks_local = weights.startswith((".", "/", "~")) or os.sep in weights[1:] and weights.count("/") != 1
+    looks_local = weights.startswith((".", "/", "~")) or (os.sep in weights[1:] and weights.count("/") != 1)
     if looks_local and not Path(weights).expanduser().is_dir():
         raise WeightsError(f"there is no folder {weights}; give a model folder, a hub id (owner/name) or `scenes`")
     return str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else weights

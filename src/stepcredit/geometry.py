@@ -59,14 +59,17 @@ def show(recipe: Recipe, console: Console) -> None:
     table.add_row("trained (sample, step) pairs", f"{geometry.pairs:,}")
     table.add_row("optimiser steps", f"{geometry.optimiser_steps}")
     table.add_row("rollout", f"{geometry.rollout_calls:,} network calls in {geometry.rollout_batches} batches")
-    table.add_row("update", f"{geometry.update_calls:,} network calls with gradient in {geometry.update_batches} batches")
+    table.add_row(
+        "update", f"{geometry.update_calls:,} network calls with gradient in {geometry.update_batches} batches"
+    )
     table.add_row("reference (KL)", f"{geometry.reference_calls:,} network calls")
     table.add_row("cost", f"{geometry.forward_equivalents:,} forward-equivalents")
     console.print(table)
     whole = geometry.forward_equivalents * recipe.training.iterations
     console.print(
-        f"\nwhole run: {recipe.training.iterations} iterations, {geometry.samples * recipe.training.iterations:,} pictures, "
-        f"{whole:,} forward-equivalents. Nothing was loaded or written.",
+        f"\nwhole run: {recipe.training.iterations} iterations, "
+        f"{geometry.samples * recipe.training.iterations:,} pictures, {whole:,} forward-equivalents. "
+        "Nothing was loaded or written.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,9 +1,9 @@
 """What the rooms with effects promise each other. Nothing inherits from these; a class that fits, fits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A generator: velocities for a sampler, pictures from latents, and the parameters that are trained."""
 
@@ -53,6 +54,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Reward(Protocol):
     """One scorer; it may offer several outputs from one call."""
 
@@ -65,16 +67,19 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
 class PromptSource(Protocol):
     """A fixed list of prompts and the order in which training takes them."""
 
-    prompts: Sequence[str]
+    @property
+    def prompts(self) -> Sequence[str]: ...
 
     def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
         """The prompts of one iteration: a pure function of its arguments."""
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Somebody who wants to know how a run goes."""
 
@@ -83,6 +88,3 @@ class Tracker(Protocol):
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None: ...
 
     def close(self) -> None: ...
-
-
-Batches = Iterator[slice]

@@ -15,7 +15,7 @@ class Condition:
 
     tensors: Mapping[str, Tensor]
 
-    def __getitem__(self, rows: Tensor | slice) -> "Condition":
+    def __getitem__(self, rows: Tensor) -> "Condition":
         return Condition({name: tensor[rows] for name, tensor in self.tensors.items()})
 
 
@@ -52,8 +52,8 @@ class Evidence:
 
     rewards: Float[Tensor, "P G K"]
     weights: Float[Tensor, " K"]
-    similarity: Float[Tensor, "P G N+1"]
-    trained: Bool[Tensor, " N"]
+    similarity: Float[Tensor, "P G L"]
+    trained: Bool[Tensor, " L-1"]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ def find_recipe(source: str | Path) -> Path:
     if inside.is_file():
         return inside
     names = [f"recipes/{file.relative_to(packaged).as_posix()}" for file in packaged.rglob("*.yaml")]
-    raise RecipeError(f'there is no recipe "{source}", neither here nor inside the package; {nearest(str(source), names)}')
+    raise RecipeError(
+        f'there is no recipe "{source}", neither here nor inside the package; {nearest(str(source), names)}'
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -55,7 +57,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise RecipeError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -138,9 +142,11 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, 
         owner = _model_at(model, item["loc"][:-1])
         if item["type"] == "extra_forbidden" and owner is not None:
             lines.append(f"{_dotted(at, model)}: unknown key; {nearest(str(item['loc'][-1]), owner.model_fields)}")
-        elif item["type"] == "union_tag_invalid":
+        elif item["type"] == "union_tag_invalid" and "ctx" in item:
             known = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
-            lines.append(f'{_dotted(at, model)}: there is no type "{item["ctx"]["tag"]}"; {nearest(item["ctx"]["tag"], known)}')
+            lines.append(
+                f'{_dotted(at, model)}: there is no type "{item["ctx"]["tag"]}"; {nearest(item["ctx"]["tag"], known)}'
+            )
         elif item["type"] == "missing":
             lines.append(f"{_dotted(at, model)}: missing; a recipe must set it")
         else:
@@ -160,7 +166,9 @@ def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMo
     """The settings class that an error location points into."""
     candidates: list[type[BaseModel]] = [model]
     for part in loc:
-        tagged = [item for item in candidates if "type" in item.model_fields and item.model_fields["type"].default == part]
+        tagged = [
+            item for item in candidates if "type" in item.model_fields and item.model_fields["type"].default == part
+        ]
         if tagged:
             candidates = tagged
         elif not isinstance(part, int):

@@ -13,7 +13,7 @@ class LoRA(Strict):
     type: Literal["lora"] = "lora"
     rank: int = Field(default=32, ge=1)
     """Rank of the adapters."""
-    alpha: float | None = Field(default=None, gt=0)
+    alpha: int | None = Field(default=None, gt=0)
     """Scale of the adapters; null is twice the rank."""
     targets: list[str] | None = None
     """Names of the adapted modules (suffixes); null is the family's preset."""

@@ -97,7 +97,7 @@ class Recipe(Strict):
     """Which credit rule, and its settings: a file of `methods/`, or `package.module` of your own."""
     rewards: Annotated[list[RewardChoice], Field(min_length=1)]
     """The objectives (K)."""
-    held_out: list[RewardChoice] = []
+    held_out: list[RewardChoice] = Field(default_factory=list)
     """Measured, never trained on: that is where reward hacking shows."""
     optimiser: Optimiser = Optimiser()
     training: Training = Training()

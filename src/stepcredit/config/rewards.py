@@ -70,6 +70,4 @@ class Custom(RewardSettings):
         return self.name or self.path.rsplit(":", 1)[-1]
 
 
-RewardChoice = Annotated[
-    ClipT | HPS | Aesthetic | Composition | Diversity | Custom, Field(discriminator="type")
-]
+RewardChoice = Annotated[ClipT | HPS | Aesthetic | Composition | Diversity | Custom, Field(discriminator="type")]

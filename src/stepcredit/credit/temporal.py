@@ -31,7 +31,9 @@ def similarity_to_final(
     return (flat * goal[:, None]).sum(-1) / norms.clamp(min=1e-8)
 
 
-def similarity_share(similarity: Float[Tensor, "G N+1"], *, trained: Trained = None, eps: float = 1e-6) -> Shares:
+def similarity_share(
+    similarity: Float[Tensor, "G L"], *, trained: Trained = None, eps: float = 1e-6
+) -> Float[Tensor, "G L-1"]:
     """Each trained transition's share of the similarity gained, sums to 1 over them (eq. 7 and 8).
 
         dS_n = S_{n+1} - S_n        p_n = (max(0, dS_n) + eps) / sum_m (max(0, dS_m) + eps)

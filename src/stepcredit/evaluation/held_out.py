@@ -89,7 +89,7 @@ def draw_pictures(
     condition, levels = policy.encode(prompts), policy.levels(steps, shift)
     finished = []
     for part in torch.arange(len(rows)).split(micro_batch):
-        told = condition[torch.tensor([rows[index] // members for index in part])]
+        told = condition[torch.tensor([rows[index] // members for index in part.tolist()])]
         finished.append(sample_ode(policy, told, levels, noise[part]))
     return decode(policy, torch.cat(finished), micro_batch)
 

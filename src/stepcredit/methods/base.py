@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stepcredit.config.strict import Strict
+from stepcredit.flow.gaussian import Gaussian
 from stepcredit.objective import surrogate
 from stepcredit.records import Credit, Evidence
 
@@ -47,6 +48,15 @@ class Method(Strict):
     @abstractmethod
     def assign(self, evidence: Evidence) -> Credit:
         """Credit of a whole rollout, `[P, G, N]`."""
+
+    def divergence(self, law: Gaussian, reference: Gaussian, step_length: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Distance of each transition from the reference policy's.
+
+        Flow-GRPO's published KL has g^2 where the transition's variance is g^2 times the step length; so it is the
+        exact one times the step length, and a weight tuned for one form means something else in the other.
+        """
+        kl = law.kl(reference)
+        return kl if self.kl_form == "exact" else kl * step_length
 
     def loss(self, log_ratio: Float[Tensor, " B"], credit: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The loss of each (sample, transition), to be minimised."""

@@ -61,6 +61,4 @@ class FlowGRPO(Method):
         else:
             mean = torch.where(valid, scores, torch.nan).nanmean(1, keepdim=True)
             scale = torch.where(valid, scores - mean, torch.nan).square().nanmean(1).sqrt().nan_to_num(1.0)
-        return over_prompts(rule)(
-            scores, scale + 1e-4, trained=evidence.trained, advantage_clip=self.advantage_clip
-        )
+        return over_prompts(rule)(scores, scale + 1e-4, trained=evidence.trained, advantage_clip=self.advantage_clip)

@@ -12,9 +12,9 @@ from stepcredit.records import Credit, Evidence, over_prompts
 
 def rule(
     rewards: Float[Tensor, "G K"],
-    similarity: Float[Tensor, "G N+1"],
+    similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " N"] | None = None,
+    trained: Bool[Tensor, " L-1"] | None = None,
     centred: bool = False,
     advantage_clip: float = 5.0,
 ) -> Credit:

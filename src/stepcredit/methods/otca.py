@@ -2,8 +2,8 @@
 
     credit_{i,n} = w_{i,n} A_eff,i            w: when (TCD)            A_eff: how good, objectives mixed (MOCA)
 
-Defaults are the paper's FLUX setting where it states one. Ours: the affine floor (its text asks for a minimum weight of 0.5
-which its sum-to-one weights cannot have), and that an objective without spread in a group is left out of it.
+Defaults are the paper's FLUX setting where it states one. Ours: the affine floor (its text asks for a minimum weight
+of 0.5, which its sum-to-one weights cannot have), and that an objective without spread in a group is left out of it.
 """
 
 from typing import ClassVar, Literal
@@ -19,9 +19,9 @@ from stepcredit.records import Credit, Evidence, over_prompts
 
 def rule(
     rewards: Float[Tensor, "G K"],
-    similarity: Float[Tensor, "G N+1"],
+    similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " N"] | None = None,
+    trained: Bool[Tensor, " L-1"] | None = None,
     floor: float = 0.5,
     weights: temporal.Reading = "affine",
     centred: bool = False,
@@ -30,7 +30,7 @@ def rule(
     """OTCA's credit for one group.
 
     rewards      raw scores of the G samples under K objectives; NaN = could not be scored
-    similarity   cosine of each latent of the trajectory with the clean one, noise to data (`temporal.similarity_to_final`)
+    similarity   cosine of each latent with the clean one, from noise to data (`temporal.similarity_to_final`)
     trained      which transitions are trained; None = all
     weights      how shares become weights (`temporal.READINGS`); `floor` is their minimum
     centred      subtract the group mean in the exploration strength, as the paper's text (not its equation) says

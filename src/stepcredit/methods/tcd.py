@@ -1,4 +1,4 @@
-"""TCD only: OTCA's weights over steps, with the plain mean of the advantages (ablation of arXiv 2604.19234, Table 4)."""
+"""TCD only: OTCA's weights over steps, the plain mean of the advantages (ablation of arXiv 2604.19234, Table 4)."""
 
 from typing import ClassVar, Literal
 
@@ -14,9 +14,9 @@ from stepcredit.records import Credit, Evidence, over_prompts
 
 def rule(
     rewards: Float[Tensor, "G K"],
-    similarity: Float[Tensor, "G N+1"],
+    similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " N"] | None = None,
+    trained: Bool[Tensor, " L-1"] | None = None,
     floor: float = 0.5,
     weights: temporal.Reading = "affine",
     advantage_clip: float = 5.0,

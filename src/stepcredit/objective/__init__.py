@@ -1,5 +1,5 @@
-"""Objectives: per-element losses `[B]` from log-ratio and credit, divergences, and statistics. Pure functions."""
+"""Objectives: per-element losses `[B]` from log-ratio and credit, and statistics of them. Pure functions."""
 
-from stepcredit.objective import diagnostics, divergence, surrogate
+from stepcredit.objective import diagnostics, surrogate
 
-__all__ = ["diagnostics", "divergence", "surrogate"]
+__all__ = ["diagnostics", "surrogate"]

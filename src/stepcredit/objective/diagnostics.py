@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def clipped_elements(log_ratio: Float[Tensor, " B"], credit: Float[Tensor, " B"], *, clip: float) -> Bool[Tensor, " B"]:
-    """Where the clipped surrogate has no gradient: the ratio has already moved past the clip in the wanted direction."""
+    """Where the clipped surrogate has no gradient: the ratio is already past the clip in the wanted direction."""
     ratio = log_ratio.exp()
     return ((credit > 0) & (ratio > 1 + clip)) | ((credit < 0) & (ratio < 1 - clip))
 

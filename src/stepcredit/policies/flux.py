@@ -7,6 +7,7 @@ The pipeline supplies modules, tokenizers and packing; the denoising loop is our
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -38,7 +39,7 @@ class FluxPolicy:
         folder = resolve(settings.weights, "flux_scenes")
         check_local(folder, index="model_index.json", parts=_PARTS)
         try:
-            self.pipe = FluxPipeline.from_pretrained(
+            self.pipe: Any = FluxPipeline.from_pretrained(
                 folder, dtype=getattr(torch, settings.dtype), use_safetensors=True
             )
         except (OSError, ValueError, KeyError) as error:
@@ -121,7 +122,7 @@ class FluxPolicy:
     def save(self, folder: Path) -> None:
         """A LoRA that `FluxPipeline.load_lora_weights` reads, or the transformer as a diffusers folder."""
         if isinstance(self.settings.surface, LoRA):
-            layers = get_peft_model_state_dict(self.pipe.transformer)
+            layers: dict[str, Any] = get_peft_model_state_dict(self.pipe.transformer)
             adapter = self.pipe.transformer.peft_config
             FluxPipeline.save_lora_weights(
                 folder,

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -13,8 +14,8 @@ from stepcredit.config.policies import LoRA, SurfaceChoice
 class Surface:
     """The trained parameters of one network, and a way back to the network before training."""
 
-    def __init__(self, network: torch.nn.Module, settings: SurfaceChoice, preset: list[str], *, seed: int) -> None:
-        self.network, self.settings = network, settings
+    def __init__(self, network: Any, settings: SurfaceChoice, preset: list[str], *, seed: int) -> None:
+        self.network, self.settings = network, settings  # a diffusers model; its adapter methods are untyped
         self._reference: torch.nn.Module | None = None
         network.requires_grad_(False)
         if isinstance(settings, LoRA):

@@ -44,7 +44,9 @@ def read_head(path: Path) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
         return tensors["weight"], tensors["bias"]
     layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
     if not layers:
-        raise WeightsError(f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on")
+        raise WeightsError(
+            f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on"
+        )
     weight = torch.eye(tensors[f"layers.{layers[0]}.weight"].shape[1], dtype=torch.float64)
     bias = torch.zeros(weight.shape[0], dtype=torch.float64)
     for layer in layers:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +30,11 @@ class Clip:
     def __init__(self, folder: str, device: str) -> None:
         check_local(folder, index="config.json", parts=())
         try:
-            self.model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder} could not be loaded as a CLIP model: {error}") from error
-        self.folder = folder
-        self.model.to(device)
+        self.folder, self.model = folder, model.eval().requires_grad_(False).to(device)
         processor = json.loads(_file(folder, "preprocessor_config.json").read_text())
         self.side = self.model.config.vision_config.image_size
         self.mean, self.std = torch.tensor(processor["image_mean"]), torch.tensor(processor["image_std"])

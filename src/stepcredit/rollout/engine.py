@@ -42,12 +42,16 @@ def roll_out(
     """
     prompts = next(iter(condition.tensors.values())).shape[0]
     shape = policy.latent_shape()
-    start = torch.stack([
-        torch.stack(initial_noise(
-            shape, seed=seed, iteration=iteration, prompt=prompt, members=group_size, shared=shared_noise
-        ))
-        for prompt in range(prompts)
-    ]).flatten(0, 1)
+    start = torch.stack(
+        [
+            torch.stack(
+                initial_noise(
+                    shape, seed=seed, iteration=iteration, prompt=prompt, members=group_size, shared=shared_noise
+                )
+            )
+            for prompt in range(prompts)
+        ]
+    ).flatten(0, 1)
     streams = [NoiseStream(seed, iteration, p, member) for p in range(prompts) for member in range(group_size)]
     rows = torch.arange(prompts).repeat_interleave(group_size)
 

@@ -17,7 +17,9 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(terse=True),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(0)
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
     }
 
 

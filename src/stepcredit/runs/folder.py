@@ -1,13 +1,13 @@
 """The run folder.
 
-    run.yaml               the resolved recipe
-    environment.json       versions, commit, device, reward fingerprints
-    metrics.jsonl          one line per iteration
-    credit/000007.safetensors
-    samples/000010/*.png   pictures from fixed noise and captions, captions.txt beside them
-    checkpoints/000100/    see training/checkpoint.py
-    result.json            base against tuned on held-out captions
-    before_after.png
+run.yaml               the resolved recipe
+environment.json       versions, commit, device, reward fingerprints
+metrics.jsonl          one line per iteration
+credit/000007.safetensors
+samples/000010/*.png   pictures from fixed noise and captions, captions.txt beside them
+checkpoints/000100/    see training/checkpoint.py
+result.json            base against tuned on held-out captions
+before_after.png
 """
 
 import json
@@ -45,7 +45,9 @@ class RunFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise RunError(f"{path} cannot be written ({error.strerror}); choose another with --output.folder") from None
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}); choose another with --output.folder"
+            ) from None
         return cls(path)
 
     @classmethod

@@ -112,7 +112,7 @@ def parse(text: str) -> Caption | None:
 
 
 def balanced(captions: tuple[Caption, ...], count: int, seed: int) -> list[Caption]:
-    """Draw `count` captions with every kind equally often (the grammar itself has 70 position captions for a single)."""
+    """Draw `count` captions with every kind equally often (the grammar has 68 position captions for each single)."""
     chooser = random.Random(seed)
     kinds = [kind for kind in KINDS if any(caption.kind == kind for caption in captions)]
     pools = {kind: [caption for caption in captions if caption.kind == kind] for kind in kinds}

@@ -40,9 +40,10 @@ class Answers:
 def find_objects(picture: np.ndarray) -> list[Placed]:
     """The objects of a picture, uint8 `[H, W, 3]`; `radius` is half the mean side of the bounding box."""
     pixels = picture.astype(float)
-    blobs, number = ndimage.label(np.linalg.norm(pixels - BACKGROUND, axis=-1) > _STANDS_OUT)
+    blobs = np.empty(pixels.shape[:2], dtype=np.int32)
+    ndimage.label(np.linalg.norm(pixels - BACKGROUND, axis=-1) > _STANDS_OUT, output=blobs)
     found, dirt = [], 0
-    for index, box in enumerate(ndimage.find_objects(blobs, max_label=number), start=1):
+    for index, box in enumerate(ndimage.find_objects(blobs), start=1):
         mask = blobs[box] == index
         if mask.sum() < _SPECK:
             dirt += int(mask.sum())

@@ -31,7 +31,12 @@ def place(caption: Caption, generator: np.random.Generator) -> list[Placed]:
     low, high = _RADII[len(caption.objects)]
     while True:
         placed = [
-            Placed(thing, *generator.uniform(radius + 1, SIZE - radius - 1, size=2), radius)
+            Placed(
+                thing,
+                generator.uniform(radius + 1, SIZE - radius - 1),
+                generator.uniform(radius + 1, SIZE - radius - 1),
+                radius,
+            )
             for thing, radius in zip(caption.objects, generator.uniform(low, high, len(caption.objects)), strict=True)
         ]
         if _apart(placed) and (caption.relation is None or relation_holds(caption.relation, *placed, sideways=3.5)):

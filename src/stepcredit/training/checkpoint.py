@@ -63,7 +63,7 @@ def newest(folder: Path) -> Path:
 
 
 def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> None:
-    """Put the trained weights (the moving average where there is one, unless `raw`) into a policy of the same recipe."""
+    """Put the trained weights into a policy of the same recipe; their moving average if there is one, unless `raw`."""
     tensors = load_file(checkpoint / "state.safetensors")
     kind = "average" if "average.0" in tensors and not raw else "trained"
     parameters = policy.parameters()

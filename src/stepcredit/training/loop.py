@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from stepcredit.config.load import to_yaml
 from stepcredit.errors import RewardError
 from stepcredit.evaluation.grid import before_after
@@ -61,7 +59,9 @@ def train(
 
     tuned = look(trainer, judges)
     for tracker in trackers:
-        tracker.pictures(recipe.training.iterations, "samples", list(tuned.images[shown]), [tuned.prompts[i] for i in shown])
+        tracker.pictures(
+            recipe.training.iterations, "samples", list(tuned.images[shown]), [tuned.prompts[i] for i in shown]
+        )
     rows = compare(base, tuned)
     folder.write_json("result.json", {"pictures": len(base.prompts), "rows": [asdict(row) for row in rows]})
     before_after(
@@ -103,13 +103,13 @@ def marks(base: HeldOut, tuned: HeldOut, rows: Sequence[int]) -> list[tuple[bool
     if "composition" not in base.names:
         return None
     column = base.names.index("composition")
-    return [(base.scores[row, column] == 1, tuned.scores[row, column] == 1) for row in rows]
+    return [(bool(base.scores[row, column] == 1), bool(tuned.scores[row, column] == 1)) for row in rows]
 
 
 def watch(silent: dict[str, int], rewards: RewardTable) -> None:
     """Stop a run in which a reward has scored nothing for several iterations; checkpoints so far stay."""
-    scored = np.isfinite(rewards.scores.numpy()).any((0, 1))
-    for name, some in zip(rewards.names, scored, strict=True):
+    scored = rewards.scores.isfinite().flatten(0, 1).any(0)
+    for name, some in zip(rewards.names, scored.tolist(), strict=True):
         silent[name] = 0 if some else silent[name] + 1
         if silent[name] >= _PATIENCE:
             reasons = "; ".join(error for error in rewards.errors if name in error) or "it returned NaN only"

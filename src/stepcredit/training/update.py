@@ -1,4 +1,4 @@
-"""How gradients are taken: the (sample, step) pairs of a rollout, flattened, shuffled and recomputed in full batches."""
+"""How gradients are taken: a rollout's (sample, step) pairs, flattened, shuffled and recomputed in full batches."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from stepcredit.errors import NumericsError
 from stepcredit.flow.gaussian import Gaussian
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.methods.base import Method
-from stepcredit.objective import diagnostics, divergence
+from stepcredit.objective import diagnostics
 from stepcredit.protocols import Policy
 from stepcredit.records import Condition, Credit, Trajectory
 from stepcredit.rollout.engine import Advance
@@ -37,8 +37,8 @@ class Pairs:
 class Recompute:
     """Runs the network again on the stored moves. Exact for any number of updates per rollout.
 
-    Pairs are dealt out at random to `updates` optimiser steps, `passes` times. Pairs with zero credit have no gradient and
-    are not computed. The loss is the mean over all P x G x T pairs of the rollout, whatever the micro-batch.
+    Pairs are dealt out at random to `updates` optimiser steps, `passes` times. Pairs with zero credit have no gradient
+    and are not computed. The loss is the mean over all P x G x T pairs of the rollout, whatever the micro-batch.
     """
 
     policy: Policy
@@ -69,10 +69,8 @@ class Recompute:
             computed = per_step.flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]] != 0
         totals: list[Tensor] = []
         norms: list[Tensor] = []
-        for number in range(self.passes * self.updates):
-            if number % self.updates == 0:
-                dealt = torch.randperm(len(pairs), generator=generator).tensor_split(self.updates)
-            chosen = dealt[number % self.updates]
+        orders = [torch.randperm(len(pairs), generator=generator) for _ in range(self.passes)]
+        for number, chosen in enumerate(part for order in orders for part in order.tensor_split(self.updates)):
             mine = pairs[chosen[computed[chosen]]]
             optimiser.zero_grad(set_to_none=True)
             for part in mine.split(self.micro_batch):
@@ -127,10 +125,7 @@ class Recompute:
         if self.method.kl_weight > 0:
             with torch.no_grad(), self.policy.reference():
                 reference = self._law(batch)
-            if self.method.kl_form == "exact":
-                kl = divergence.exact(law, reference).sum()
-            else:
-                kl = divergence.flow_grpo(law, reference, step_length=batch.level - batch.next_level).sum()
+            kl = self.method.divergence(law, reference, batch.level - batch.next_level).sum()
             loss = loss + self.method.kl_weight * kl
         return loss, [moved, cut.to(loss), kl.detach()]
 
