@@ -36,7 +36,7 @@ class FakePolicy:
     """Implements `protocols.Policy`. The weights depend on the seed alone."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         generator = torch.Generator().manual_seed(seed)
         size = SHAPE[0] * SHAPE[1]
         self.network = torch.nn.Sequential(
@@ -194,10 +194,12 @@ def make_trainer(
     rewards: Sequence[Reward] | None = None,
     *,
     policy: FakePolicy | None = None,
-    optimiser: torch.optim.Optimizer | None = None,
+    descent: torch.optim.Optimizer | None = None,
     **sections: object,
 ) -> Trainer:
-    """A `Trainer` around fakes, wired as `build_trainer` does it; `sections` as in `make_recipe`."""
+    """A `Trainer` around fakes, wired as `build_trainer` does it; `sections` as in `make_recipe`.
+
+    `descent` is the optimiser, by default AdamW with the recipe's learning rate."""
     rewards = [Brightness()] if rewards is None else rewards
     suite = RewardSuite(rewards)
     recipe = make_recipe(suite.names, **sections)
@@ -226,6 +228,6 @@ def make_trainer(
             micro_batch=recipe.training.micro_batch,
             max_gradient_norm=recipe.optimiser.max_gradient_norm,
         ),
-        optimiser=optimiser or torch.optim.AdamW(policy.parameters(), lr=recipe.optimiser.learning_rate),
+        optimiser=descent or torch.optim.AdamW(policy.parameters(), lr=recipe.optimiser.learning_rate),
         average=Average(policy.parameters(), recipe.training.ema) if recipe.training.ema is not None else None,
     )

@@ -46,7 +46,9 @@ def train(
     With `average`, an exponential moving average of the weights is what `modules` hold at the end.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
+    )
     averaged = [p.detach().clone() for p in parameters]
     path, start = WORK / f"{name}.pt", 0
     if path.exists():

@@ -6,6 +6,7 @@ makes mistakes: on held-out captions about half of its pictures are wrong, which
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer
 
 FOLDER = ASSETS / "flux_scenes"
 WIDTH = 64  # of both text encoders
+DRAW_STEPS = 5000  # first learn to draw; from here on look at higher noise levels, to learn to arrange
 
 
 def build() -> FluxPipeline:
@@ -90,11 +92,12 @@ def main() -> None:
     image_ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
     text_ids = torch.zeros(LENGTH, 3)
 
-    def loss_of(step: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(options.seed * 10**6 + step)
+    def loss_of(step: int, stage: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(options.seed * 10**6 + stage * 10**5 + step)
         at = torch.randint(len(texts), (64,), generator=generator)
         noise = torch.randn(latents[at].shape, generator=generator)
-        level = torch.randn(len(at), generator=generator).sigmoid()
+        centre = 0.0 if stage == 0 and step < DRAW_STEPS else 0.8  # layout is decided at high noise
+        level = (centre + torch.randn(len(at), generator=generator)).sigmoid()
         mixed = torch.lerp(latents[at], noise, level[:, None, None])
         velocity = pipe.transformer(
             hidden_states=mixed,
@@ -108,16 +111,10 @@ def main() -> None:
         )[0]
         return (velocity - (noise - latents[at])).square().mean()
 
-    train(
-        "generator",
-        {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2},
-        loss_of,
-        steps=options.steps or 9000,
-        learning_rate=1e-3,
-        average=0.998,
-        every=1000,
-        report=lambda step: str(composition(pipe, "held_out")),
-    )
+    networks = {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2}
+    common = {"average": 0.998, "every": 1000, "report": lambda step: str(composition(pipe, "held_out"))}
+    train("generator", networks, loss_of, steps=options.steps or 9000, learning_rate=1e-3, **common)
+    train("arrange", networks, partial(loss_of, stage=1), steps=options.steps or 3000, learning_rate=5e-4, **common)
     measured: dict[str, object] = {
         name: composition(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
     }

@@ -1,5 +1,6 @@
 """The whole, from Python: `stepcredit.train(...)` and `stepcredit.sample(...)`."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.table import Table
 from stepcredit.build import build_policy, build_trainer
 from stepcredit.config.load import DEFAULT, load_recipe
 from stepcredit.config.recipe import Recipe
+from stepcredit.errors import RecipeError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import Difference, draw_pictures
 from stepcredit.runs.folder import RunFolder
@@ -39,7 +41,9 @@ class Run:
 def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = None, **settings: object) -> Run:
     """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.floor": 0}`."""
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, [f"--{key}={value}" for key, value in settings.items()])
+        recipe = load_recipe(recipe, [f"--{key}={json.dumps(value, default=str)}" for key, value in settings.items()])
+    elif settings:
+        raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
     console = console or Console()
     folder = RunFolder.create(recipe.output.folder or Path("runs") / f"{recipe.method_name}-{recipe.seed}")
     started = time.perf_counter()

@@ -9,7 +9,6 @@ import torch
 from stepcredit.config.policies import Flux
 from stepcredit.config.recipe import Recipe
 from stepcredit.config.rewards import HPS, Aesthetic, ClipT, Composition, Custom, Diversity, RewardChoice
-from stepcredit.errors import RecipeError
 from stepcredit.folders import resolve
 from stepcredit.methods.base import Method
 from stepcredit.policies.flux import FluxPolicy
@@ -42,10 +41,6 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
         train_last=method.train_last,
         noisy_end=method.final_state == "x_N",
     )
-    if method.train_last and method.kernel == "cps":
-        raise RecipeError(
-            "method.train_last needs a transition with noise at the end, and cps ends without; set it to false"
-        )
     policy = build_policy(recipe)
     if method.kl_weight > 0:
         policy.surface.keep_reference()

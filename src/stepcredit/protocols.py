@@ -17,7 +17,13 @@ from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
 class Policy(Protocol):
     """A generator: velocities for a sampler, pictures from latents, and the parameters that are trained."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network; says how exactly a recomputed log-probability can agree."""
+        ...
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Conditions for distinct prompts, one row each."""
@@ -84,6 +90,10 @@ class Tracker(Protocol):
     """Somebody who wants to know how a run goes."""
 
     def log(self, report: StepReport) -> None: ...
+
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        """What could not be scored, and why; often nothing."""
+        ...
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None: ...
 

@@ -36,9 +36,7 @@ def close(actual, expected):
 
 @pytest.mark.parametrize(("name", "level", "next_level", "noise_level", "mean", "std", "log_prob"), STEPS)
 def test_one_scalar_step_has_the_derived_law(name, level, next_level, noise_level, mean, std, log_prob):
-    law = kernels.KERNELS[name](
-        latents(1.0), latents(0.5), scalar(level), scalar(next_level), noise_level=noise_level
-    )
+    law = kernels.KERNELS[name](latents(1.0), latents(0.5), scalar(level), scalar(next_level), noise_level=noise_level)
     close(law.mean, mean)
     close(law.std, std)
     close(law.log_prob(latents(0.9)), log_prob)

@@ -37,9 +37,7 @@ def test_rows_of_one_batch_are_independent():
     pairs = [case for case in CASES.values() if len(case[0]) == 3]
     a, lam = float64([case[0] for case in pairs]), float64([case[1] for case in pairs])
     torch.testing.assert_close(mix.moca(a, lam), float64([case[3] for case in pairs]), rtol=0, atol=1e-15)
-    torch.testing.assert_close(
-        mix.moca_coefficients(a, lam), float64([case[2] for case in pairs]), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(mix.moca_coefficients(a, lam), float64([case[2] for case in pairs]), rtol=0, atol=1e-12)
 
 
 def test_objective_without_opinion_is_left_out_and_gets_no_coefficient():

@@ -52,15 +52,15 @@ def test_shifted_levels_begin_at_one_end_at_zero_and_fall(shift):
 
 def test_shift_of_three_in_four_steps():
     """3 t / (1 + 2 t) at t = 3/4, 1/2, 1/4 is 9/10, 3/4, 1/2."""
-    torch.testing.assert_close(schedules.shifted(4, shift=3), float64([1, 0.9, 0.75, 0.5, 0]), rtol=0, atol=1e-15)
+    torch.testing.assert_close(schedules.shifted(4, shift=3.0), float64([1, 0.9, 0.75, 0.5, 0]), rtol=0, atol=1e-15)
 
 
 def test_shift_of_one_is_linear():
-    torch.testing.assert_close(schedules.shifted(10, shift=1), schedules.linear(10), rtol=0, atol=1e-15)
+    torch.testing.assert_close(schedules.shifted(10, shift=1.0), schedules.linear(10), rtol=0, atol=1e-15)
 
 
 def test_dance_native_weights_rise_along_the_trajectory():
-    weights, _ = native_weights(kernels.dance_sde, schedules.shifted(16, shift=3), noise_level=0.3)
+    weights, _ = native_weights(kernels.dance_sde, schedules.shifted(16, shift=3.0), noise_level=0.3)
     torch.testing.assert_close(weights, float64(DANCE_WEIGHTS), rtol=0, atol=5.1e-5)
     assert (weights.diff() > 0).all()
 
@@ -76,7 +76,12 @@ def test_flow_sde_native_weights_and_stds_on_the_levels_of_sd3():
 @pytest.mark.parametrize("steps", [1, 4, 16, 28])
 def test_resolution_shifted_is_what_diffusers_gives_the_flux_pipeline(steps, tokens):
     scheduler = FlowMatchEulerDiscreteScheduler(
-        shift=3.0, use_dynamic_shifting=True, base_image_seq_len=256, max_image_seq_len=4096, base_shift=0.5, max_shift=1.15
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+        base_shift=0.5,
+        max_shift=1.15,
     )
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
     ours = schedules.resolution_shifted(steps, tokens=tokens)

@@ -16,7 +16,7 @@ from stepcredit.config.load import load_recipe
 
 SMALL = [
     *("--rollout.prompts", "2", "--rollout.group_size", "4", "--rollout.steps", "4"),
-    *("--training.iterations", "2", "--evaluation.count", "8", "--policy.surface.rank", "4"),
+    *("--training.iterations", "2", "--evaluation.count", "8"),
 ]
 
 
@@ -85,9 +85,7 @@ def test_sample_draws_base_and_tuned(first, tmp_path):
 @pytest.mark.parametrize("method", ["otca", "tcd", "moca", "dance_grpo", "flow_grpo"])
 @pytest.mark.parametrize("surface", ["lora", "full"])
 def test_every_method_trains_every_surface(method, surface, tmp_path):
-    flags = ["--method.type", method, "--policy.surface.type", surface, "--training.iterations", "1"]
-    if surface == "full":
-        flags += ["--optimiser.learning_rate", "1e-4"]
+    flags = ["--method.type", method, "--policy.surface", f"{{type: {surface}}}", "--training.iterations", "1"]
     result = run(tmp_path / "run", *flags)
     metrics = result.metrics()[-1]
     assert metrics["update/steps"] == 2

@@ -62,6 +62,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{path}, {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds {type(data).__name__}, wanted a mapping of recipe keys such as `policy:`")
     return data
@@ -76,11 +78,16 @@ def parse_flags(tokens: Sequence[str]) -> list[tuple[str, Any]]:
             raise RecipeError(f'got "{flag}" where a flag was wanted; recipe keys are set as --key.subkey value')
         key, equals, value = flag[2:].partition("=")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise RecipeError(f"--{key} has no value; write --{key} VALUE")
             value = rest.pop(0)
-        pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
-    return pairs
+        try:
+            pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"--{key}: {value!r} is not valid YAML ({error}); put quotes inside, '\"{value}\"'"
+            ) from None
+    return sorted(pairs, key=lambda pair: not pair[0].endswith(".type"))  # a type first, then its settings
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -94,6 +101,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    odd = [key for key in keys if not isinstance(key, str)]
+    if odd:
+        raise RecipeError(f"line {node.start_mark.line + 1}: key {odd[0]!r} is not a word")
     twice = {key for key in keys if keys.count(key) > 1}
     if twice:
         raise RecipeError(f"line {node.start_mark.line + 1}: key {', '.join(map(repr, twice))} occurs twice; keep one")
@@ -147,6 +157,8 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, 
             lines.append(
                 f'{_dotted(at, model)}: there is no type "{item["ctx"]["tag"]}"; {nearest(item["ctx"]["tag"], known)}'
             )
+        elif item["type"] == "union_tag_not_found":
+            lines.append(f'{_dotted(at, model)}: no "type"; say which, e.g. {{type: ...}}')
         elif item["type"] == "missing":
             lines.append(f"{_dotted(at, model)}: missing; a recipe must set it")
         else:
@@ -159,7 +171,7 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, 
 def _dotted(at: tuple[str, ...], model: type[BaseModel]) -> str:
     """The key as a user writes it: the tags that pydantic adds for unions are left out."""
     tags = {field.default for item in _all_models(model) for name, field in item.model_fields.items() if name == "type"}
-    return ".".join(part for index, part in enumerate(at) if not (index and part in tags))
+    return ".".join(part for index, part in enumerate(at) if not (0 < index < len(at) - 1 and part in tags))
 
 
 def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:

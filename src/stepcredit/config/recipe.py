@@ -36,7 +36,7 @@ class Optimiser(Strict):
     """Learning rate."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the two moments."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
@@ -84,7 +84,7 @@ class Output(Strict):
 class Recipe(Strict):
     """A whole run."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**40)
     """The same seed gives the same run."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null leaves it to torch."""
@@ -122,6 +122,10 @@ class Recipe(Strict):
                 f"reward {', '.join(twice)} is listed twice (rewards and held_out together); "
                 "remove one, or give one of them another `name`"
             )
+        if getattr(self.method, "train_last", False) and getattr(self.method, "kernel", "") == "cps":
+            raise ValueError(
+                "method.train_last needs a transition with noise at the end, and cps ends without; set it to false"
+            )
         if getattr(self.method, "mixes_objectives", False) and any(r.weight != 1 for r in self.rewards):
             raise ValueError(
                 f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "
@@ -139,6 +143,8 @@ def method_class(name: str) -> type[Strict]:
     known = importlib.import_module("stepcredit.methods").names()  # the folder is the registry
     if name not in known and "." not in name:
         raise RecipeError(f'there is no method "{name}"; {nearest(name, known)}')
+    if "" in name.split("."):
+        raise RecipeError(f'method "{name}" is not a module; write it as package.module')
     try:
         module = importlib.import_module(name if "." in name else f"stepcredit.methods.{name}")
     except ModuleNotFoundError as error:

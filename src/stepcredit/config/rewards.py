@@ -10,7 +10,7 @@ from stepcredit.config.strict import Strict
 class RewardSettings(Strict):
     """What all rewards share."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """How the objective is called in tables; null is its type."""
     weight: float = 1.0
     """Weight for methods that sum objectives."""

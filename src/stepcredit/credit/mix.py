@@ -38,9 +38,11 @@ def exploration(
     group mean of q and makes lambda informative. std has Bessel's correction (the paper does not say).
     """
     gained = (share * similarity.diff(dim=-1)).sum(-1)
-    if centred:
-        gained = gained - gained.mean()
-    spread = gained.std(correction=1) if gained.shape[0] > 1 else torch.zeros_like(gained.mean())
+    known = gained.isfinite()  # a sample whose latents are not finite must not silence its group
+    count = known.sum()
+    offset = gained - torch.where(known, gained, 0).sum() / count.clamp(min=1)
+    spread = (torch.where(known, offset, 0).square().sum() / (count - 1).clamp(min=1)).sqrt()
+    gained = offset if centred else gained
     total = advantages.nansum(-1)
     return total.clamp(min=0) / (total.abs() + eps) * torch.tanh(gained.abs() / (spread + eps))
 

@@ -1,4 +1,4 @@
-"""When a picture was decided: weights over transitions, `[G, N]`, of mean 1 over those that are trained.
+"""When a picture was decided: weights over transitions, `[G, N]`, most of them of mean 1 over those that are trained.
 
 The shares here are OTCA's trajectory-level credit decomposition (TCD, arXiv 2604.19234, section 3.2). `trained`
 marks the trained transitions, `[N]`; None means all of them. Untrained transitions get 0.
@@ -22,7 +22,7 @@ def similarity_to_final(
     """Cosine of every latent of a trajectory with the clean one it ends in: S_n = cos(x_n, final) (eq. 6).
 
     `final` is the latent that is decoded, by default the last of the trajectory. A cosine needs neither unpacking
-    nor scaling of latents; norms below 1e-8 count as 1e-8. float32 or float64.
+    nor scaling of latents; a product of norms below 1e-8 counts as 1e-8. float32 or float64.
     """
     flat = latents.flatten(2)
     flat = flat if flat.dtype == torch.float64 else flat.float()
@@ -87,7 +87,7 @@ def waterfill(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> 
     for _ in range(share.shape[-1]):  # each round can only add transitions to the floor, so this many suffice
         at_floor = at_floor | (active & (weights < floor))
         free = active & ~at_floor
-        left = count - floor * at_floor.sum(-1, keepdim=True)
+        left = count - floor * at_floor.to(share.dtype).sum(-1, keepdim=True)
         total = torch.where(free, share, 0).sum(-1, keepdim=True)
         weights = torch.where(at_floor, floor, share * left / total.clamp(min=torch.finfo(share.dtype).tiny))
     return _masked(weights, trained)
@@ -111,7 +111,7 @@ def minmax(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Sha
 def two_level(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
     """floor for shares up to the median, 2 - floor above it: the crudest reading."""
     median = (share if trained is None else torch.where(trained, share, torch.nan)).nanmedian(-1, keepdim=True).values
-    return _masked(torch.where(share <= median, floor, 2 - floor), trained)
+    return _masked(torch.where(share <= median, torch.full_like(share, floor), 2 - floor), trained)
 
 
 READINGS: dict[Reading, Callable[..., Shares]] = {
@@ -127,7 +127,7 @@ READINGS: dict[Reading, Callable[..., Shares]] = {
 
 
 def _count(share: Tensor, trained: Trained) -> Tensor | int:
-    return share.shape[-1] if trained is None else trained.sum()
+    return share.shape[-1] if trained is None else trained.sum().to(share.dtype)  # integer x float would be float32
 
 
 def _masked(weights: Tensor, trained: Trained) -> Tensor:

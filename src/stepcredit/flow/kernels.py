@@ -2,7 +2,8 @@
 
 Every kernel has one signature, `(x, velocity, level, next_level, *, noise_level) -> Gaussian`, with x and velocity
 `[B, *latent]`, levels scalar or `[B]`, 1 = noise, 0 = data, `next_level < level`. `noise_level` is the paper's eta.
-All of them move along the same marginals; they differ in how much noise they add.
+The ODE and the SDE kernels keep the same marginals to first order in the step; they differ in how much noise they
+add. CPS keeps the coefficients of data and noise, which is exact for a single datum at any step length.
 """
 
 import math

@@ -12,7 +12,7 @@ def linear(steps: int) -> Float[Tensor, " L"]:
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
-def shifted(steps: int, *, shift: float) -> Float[Tensor, " L"]:
+def shifted(steps: int, *, shift: float | int) -> Float[Tensor, " L"]:
     """Levels pushed towards noise: `shift t / (1 + (shift - 1) t)` of the linear t (SD3, arXiv 2403.03206, eq. 23).
 
     DanceGRPO uses 3 for FLUX and 5 for HunyuanVideo; `shift=1` is `linear`.

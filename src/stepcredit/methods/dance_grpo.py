@@ -11,6 +11,7 @@ from stepcredit.methods.base import Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
+@torch.no_grad()
 def rule(
     rewards: Float[Tensor, "G K"],
     weights: Float[Tensor, " K"],

@@ -12,6 +12,7 @@ from stepcredit.methods.base import Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
+@torch.no_grad()
 def rule(
     scores: Float[Tensor, " G"],
     scale: Float[Tensor, ""],
@@ -54,7 +55,7 @@ class FlowGRPO(Method):
     """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
 
     def assign(self, evidence: Evidence) -> Credit:
-        scores = (evidence.rewards * evidence.weights).sum(-1).double()  # [P, G]; NaN if any score is missing
+        scores = (evidence.rewards.double() * evidence.weights.double()).sum(-1)  # [P, G]; NaN if any score is missing
         valid = scores.isfinite()
         if self.scale == "batch":
             scale = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from stepcredit.methods.base import Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
+@torch.no_grad()
 def rule(
     rewards: Float[Tensor, "G K"],
     similarity: Float[Tensor, "G L"],

@@ -1,4 +1,4 @@
-"""OTCA: objective-aware trajectory credit assignment (arXiv 2604.19234).
+"""OTCA, Objective-aware Trajectory Credit Assignment (arXiv 2604.19234).
 
     credit_{i,n} = w_{i,n} A_eff,i            w: when (TCD)            A_eff: how good, objectives mixed (MOCA)
 
@@ -8,6 +8,7 @@ of 0.5, which its sum-to-one weights cannot have), and that an objective without
 
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +18,7 @@ from stepcredit.methods.base import Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
+@torch.no_grad()
 def rule(
     rewards: Float[Tensor, "G K"],
     similarity: Float[Tensor, "G L"],

@@ -59,6 +59,10 @@ class FluxPolicy:
         side = settings.resolution // self._multiple
         self._image_ids = self.pipe._prepare_latent_image_ids(1, side, side, self.device, torch.float32)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipe.transformer.dtype
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:
         embeddings, pooled, _ = self.pipe.encode_prompt(list(prompts), max_sequence_length=self.settings.max_tokens)
@@ -85,7 +89,7 @@ class FluxPolicy:
     def velocity(
         self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *latent"]:
-        network, dtype = self._network, self.pipe.transformer.dtype
+        network, dtype = self._network, self.dtype
         guidance = None
         if self.pipe.transformer.config.guidance_embeds:
             guidance = torch.full((len(latents),), self.settings.guidance, device=self.device)

@@ -18,13 +18,14 @@ class Listed:
         self.prompts = tuple(prompts)
 
     def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
-        drawn = []
-        for index in range(iteration * count, (iteration + 1) * count):
-            epoch, at = divmod(index, len(self.prompts))
-            order = list(range(len(self.prompts)))
-            random.Random(f"{seed}-{epoch}").shuffle(order)
-            drawn.append(self.prompts[order[at]])
-        return drawn
+        places = [divmod(index, len(self.prompts)) for index in range(iteration * count, (iteration + 1) * count)]
+        orders = {epoch: self._order(seed, epoch) for epoch, _ in places}
+        return [self.prompts[orders[epoch][at]] for epoch, at in places]
+
+    def _order(self, seed: int, epoch: int) -> list[int]:
+        order = list(range(len(self.prompts)))
+        random.Random(f"{seed}-{epoch}").shuffle(order)
+        return order
 
 
 class Scenes:
@@ -42,7 +43,7 @@ class Scenes:
 def read_file(path: Path) -> list[str]:
     """One prompt a line; empty lines are skipped."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise PromptError(f"there is no prompt file {path}; check `prompts.path`") from None
     except UnicodeDecodeError as error:

@@ -47,6 +47,11 @@ def read_head(path: Path) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
         raise WeightsError(
             f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on"
         )
+    missing = [
+        f"layers.{n}.{part}" for n in layers for part in ("weight", "bias") if f"layers.{n}.{part}" not in tensors
+    ]
+    if missing:
+        raise WeightsError(f"{path} lacks {', '.join(missing)}; the file is partial, convert it again")
     weight = torch.eye(tensors[f"layers.{layers[0]}.weight"].shape[1], dtype=torch.float64)
     bias = torch.zeros(weight.shape[0], dtype=torch.float64)
     for layer in layers:

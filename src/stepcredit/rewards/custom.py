@@ -21,7 +21,7 @@ class Custom:
         return RewardOutput({self.outputs[0]: np.asarray(self._function(batch.images, batch.prompts), dtype=float)})
 
     def fingerprint(self) -> dict[str, str]:
-        return {"path": self._path, "file": inspect.getsourcefile(self._function) or "unknown"}
+        return {"path": self._path, "file": _source(self._function) or "unknown"}
 
 
 def _find(path: str) -> Callable[..., object]:
@@ -29,8 +29,18 @@ def _find(path: str) -> Callable[..., object]:
     if not colon:
         raise RecipeError(f'reward path "{path}" has no colon; write it as package.module:function')
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, TypeError) as error:
         raise RecipeError(f'reward path "{path}": {error}; is the module on the Python path?') from None
     except AttributeError:
         raise RecipeError(f'reward path "{path}": {module} has no "{name}"') from None
+    if not callable(found) or isinstance(found, type):
+        raise RecipeError(f'reward path "{path}" is {type(found).__name__}, wanted a function or a callable object')
+    return found
+
+
+def _source(function: Callable[..., object]) -> str | None:
+    try:
+        return inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
+    except TypeError:  # builtins have none
+        return None

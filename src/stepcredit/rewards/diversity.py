@@ -1,6 +1,7 @@
 """How different the pictures of one prompt are: falls when a generator collapses onto one picture."""
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from stepcredit.records import RewardBatch, RewardOutput
 
@@ -12,12 +13,12 @@ class Diversity:
         self.outputs = (name,)
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        flat = batch.images.reshape(len(batch.images), -1).astype(np.float32) / 255
+        flat = batch.images.reshape(len(batch.images), -1) / 255.0
         groups, scores = np.array(batch.groups), np.full(len(flat), np.nan)
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             if len(rows) > 1:
-                gaps = np.sqrt(np.square(flat[rows, None] - flat[None, rows]).mean(-1))
+                gaps = cdist(flat[rows], flat[rows]) / np.sqrt(flat.shape[1])
                 scores[rows] = gaps.sum(1) / (len(rows) - 1)
         return RewardOutput({self.outputs[0]: scores})
 

@@ -41,18 +41,21 @@ def _ask(reward: Reward, batch: RewardBatch) -> tuple[dict[str, np.ndarray], lis
     label = "+".join(reward.outputs)
     try:
         output = reward.score(batch)
+        offered = {name: np.array(output.scores.get(name, []), dtype=float) for name in reward.outputs}
+        errors = [f"{label}: {reason}" for reason in output.errors]
     except Exception as error:  # a scorer is foreign code: whatever it raises must not end the run
-        return nothing, [f"{label} raised {type(error).__name__}: {error}"]
-    errors = [f"{label}: {reason}" for reason in output.errors]
+        return nothing, [f"{label}: raised {type(error).__name__}: {error}"]
     columns = {}
     for name in reward.outputs:
-        values = np.asarray(output.scores.get(name, []), dtype=float).copy()
+        values = offered[name]
         if values.shape != (count,):
-            errors.append(f"{name} returned shape {values.shape} for {count} pictures")
+            errors.append(f"{name}: returned shape {values.shape} for {count} pictures")
             values = nothing[name]
         infinite = np.isinf(values)
         if infinite.any():
-            errors.append(f"{name} returned infinity for {infinite.sum()} of {count} pictures")
+            errors.append(f"{name}: returned infinity for {infinite.sum()} of {count} pictures")
             values[infinite] = np.nan
         columns[name] = values
+        if np.isnan(values).any() and not errors:
+            errors.append(f"{name}: returned NaN for {np.isnan(values).sum()} of {count} pictures")
     return columns, errors

@@ -3,6 +3,7 @@
 run.yaml               the resolved recipe
 environment.json       versions, commit, device, reward fingerprints
 metrics.jsonl          one line per iteration
+problems.jsonl         what could not be scored, and why
 credit/000007.safetensors
 samples/000010/*.png   pictures from fixed noise and captions, captions.txt beside them
 checkpoints/000100/    see training/checkpoint.py
@@ -68,6 +69,10 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": report.iteration, **values}) + "\n")
 
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        with (self.path / "problems.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"iteration": iteration, "reason": reason}) + "\n" for reason in reasons)
+
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         folder = self.path / name / f"{iteration:06d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,4 +98,5 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a killed run may leave half a line
+        return [json.loads(line) for line in whole.splitlines() if line]

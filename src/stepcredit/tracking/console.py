@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepcredit.records import StepReport
@@ -25,7 +26,7 @@ class ConsoleTracker:
             console=console,
         )
         self._bar = self._progress.add_task("training", total=iterations, rate="")
-        self._pairs = 0
+        self._pairs, self._told = 0, set[str]()
         self._progress.start()
 
     def advance(self, pairs: int) -> None:
@@ -45,11 +46,15 @@ class ConsoleTracker:
             ]
             self._progress.console.print(f"{report.iteration:>5}  {'   '.join(rewards)}", highlight=False)
 
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        """Each distinct reason once."""
+        for reason in dict.fromkeys(reasons):
+            if reason not in self._told:
+                self._told.add(reason)
+                self._progress.console.print(f"[yellow]{iteration:>5}  {escape(reason)}[/]", highlight=False)
+
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stepcredit.errors import RunError, WeightsError
@@ -48,7 +49,7 @@ def save(
         (writing / "state.json").write_text(json.dumps({"iteration": iteration, "optimiser_steps": steps}) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(writing, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         raise RunError(f"checkpoint {target} could not be written ({error}); earlier checkpoints are whole") from error
     return target
@@ -64,11 +65,14 @@ def newest(folder: Path) -> Path:
 
 def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> None:
     """Put the trained weights into a policy of the same recipe; their moving average if there is one, unless `raw`."""
-    tensors = load_file(checkpoint / "state.safetensors")
+    try:
+        tensors = load_file(checkpoint / "state.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{checkpoint} is damaged: {error}") from None
     kind = "average" if "average.0" in tensors and not raw else "trained"
     parameters = policy.parameters()
-    stored = [tensors.get(f"{kind}.{index}") for index in range(len(parameters))]
+    stored = [tensors[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in tensors))]
+    if [tensor.shape for tensor in stored] != [parameter.shape for parameter in parameters]:
+        raise WeightsError(f"{checkpoint} does not fit the run's recipe; was policy.surface changed since?")
     for parameter, tensor in zip(parameters, stored, strict=True):
-        if tensor is None or tensor.shape != parameter.shape:
-            raise WeightsError(f"{checkpoint} does not fit the run's recipe; was policy.surface changed since?")
         parameter.data.copy_(tensor)

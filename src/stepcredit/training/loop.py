@@ -45,6 +45,7 @@ def train(
         done = step(trainer, iteration, advance)
         for tracker in trackers:
             tracker.log(done.report)
+            tracker.problems(iteration, done.rewards.errors)
         if iteration % output.credit_every == 0:
             folder.credit(iteration, done.credit, done.rewards, done.prompts)
         finished = iteration + 1
@@ -112,5 +113,6 @@ def watch(silent: dict[str, int], rewards: RewardTable) -> None:
     for name, some in zip(rewards.names, scored.tolist(), strict=True):
         silent[name] = 0 if some else silent[name] + 1
         if silent[name] >= _PATIENCE:
-            reasons = "; ".join(error for error in rewards.errors if name in error) or "it returned NaN only"
+            own = [error for error in rewards.errors if name in error.partition(": ")[0].split("+")]
+            reasons = "; ".join(own) or "it returned NaN only"
             raise RewardError(f"reward {name} could not score anything in {_PATIENCE} iterations in a row: {reasons}")

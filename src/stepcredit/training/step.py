@@ -122,11 +122,13 @@ def reward_metrics(rewards: RewardTable) -> dict[str, float]:
 
 def credit_metrics(credit: Credit) -> dict[str, float]:
     """How much signal there is, and where it went."""
-    trained = credit.weights.abs().amax((0, 1)) > 0
+    weights = credit.weights.nan_to_num(0.0)  # a sample that broke has none
+    trained = weights.abs().amax((0, 1)) > 0
+    whole = credit.weights.isfinite().all(-1)
     return {
         "credit/mean_size": float(credit.per_step[..., trained].abs().mean()),
         "credit/zero_share": float((credit.mixed == 0).float().mean()),
         "credit/flat_groups": float((credit.mixed == 0).all(-1).sum()),
-        "credit/effective_steps": float(effective_steps(credit.weights).mean()),
-        "credit/strength": float(credit.strength.mean()),
+        "credit/effective_steps": float(effective_steps(weights)[whole].mean()),
+        "credit/strength": float(credit.strength.nanmean()),
     }

@@ -16,7 +16,7 @@ from stepcredit.rollout.engine import Advance
 from stepcredit.rollout.plan import Plan
 
 RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
-"""Largest |log ratio| before the first update of a rollout, by the dtype of the network's output."""
+"""Largest |log ratio| before the first update of a rollout, by the dtype of the network."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,17 @@ class Recompute:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + iteration)
         per_step = credit.per_step.to(trajectory.latents)
         pairs = self._trained_pairs(per_step)
-        computed = torch.ones(len(pairs), dtype=torch.bool)
+        whole = trajectory.latents.flatten(2).isfinite().all(-1).flatten().cpu()  # NaN samples have no density
+        computed = whole[pairs[:, 0]]
         if self.method.kl_weight == 0:
-            computed = per_step.flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]] != 0
+            computed = computed & (per_step.flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]] != 0)
         totals: list[Tensor] = []
         norms: list[Tensor] = []
         orders = [torch.randperm(len(pairs), generator=generator) for _ in range(self.passes)]
         for number, chosen in enumerate(part for order in orders for part in order.tensor_split(self.updates)):
             mine = pairs[chosen[computed[chosen]]]
             optimiser.zero_grad(set_to_none=True)
-            for part in mine.split(self.micro_batch):
+            for part in mine.split(self.micro_batch) if len(mine) else ():
                 batch = self._gather(trajectory, condition, per_step, part)
                 loss, seen = self._loss(batch, fresh=number == 0)
                 (loss / len(chosen)).backward()
@@ -137,7 +138,7 @@ class Recompute:
     def _check_ratio(self, log_ratio: Tensor) -> None:
         """Before anything was updated, the policy that trains must be the policy that sampled."""
         worst = float(log_ratio.detach().abs().max())
-        allowed = RATIO_TOLERANCE[getattr(self.policy, "dtype", torch.float32)]
+        allowed = RATIO_TOLERANCE[self.policy.dtype]
         if not worst <= allowed:
             raise NumericsError(
                 f"before the first update the log-ratio is {worst:.2e}, wanted 0 within {allowed:.0e}: sampling and "

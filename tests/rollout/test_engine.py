@@ -1,0 +1,281 @@
+"""Rollouts: a sample depends on its own key and on nothing else; deterministic and noisy ends; broken samples."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import PROMPTS, SHAPE, BreakingPolicy, Brightness, Contrast, FakePolicy, make_trainer
+from stepcredit.credit.temporal import similarity_to_final
+from stepcredit.errors import NumericsError
+from stepcredit.records import Trajectory
+from stepcredit.rollout.engine import count_unusable, decode, roll_out, sample_ode
+from stepcredit.rollout.noise import NoiseStream, initial_noise
+from stepcredit.rollout.plan import every_step
+from stepcredit.training.step import step
+
+STEPS = 5
+FIELDS = ("latents", "log_probs", "final", "levels", "similarity")
+
+
+def rolled(policy=None, *, kernel="dance_sde", train_last=False, noisy_end=False, prompts=PROMPTS[:2], **changed):
+    policy = policy or FakePolicy()
+    settings = {
+        "group_size": 3,
+        "noise_level": 0.5,
+        "shared_noise": True,
+        "noisy_end": noisy_end,
+        "seed": 0,
+        "iteration": 0,
+        "micro_batch": 100,
+        **changed,
+    }
+    plan = every_step(STEPS, kernel=kernel, train_last=train_last, noisy_end=noisy_end)
+    return roll_out(policy, policy.encode(prompts), plan, policy.levels(STEPS, None), **settings)
+
+
+def same(one: Trajectory, two: Trajectory, tolerance: float = 0.0) -> bool:
+    return all(
+        torch.allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, equal_nan=True)
+        for name in FIELDS
+    )
+
+
+# What a rollout depends on
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 6])
+def test_the_micro_batch_changes_nothing(micro_batch):
+    whole = rolled(shared_noise=False)
+    parts = rolled(shared_noise=False, micro_batch=micro_batch)
+    assert same(whole, parts, 1e-6)  # matrix products of other sizes may round differently
+
+
+def test_the_same_seed_gives_the_same_rollout():
+    torch.manual_seed(1)
+    first = rolled()
+    torch.manual_seed(2)  # the global generator is not asked
+    assert same(first, rolled())
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"iteration": 1}])
+def test_another_seed_or_iteration_has_other_noise_everywhere(changed):
+    first, other = rolled(shared_noise=False), rolled(shared_noise=False, **changed)
+    assert not torch.isclose(first.latents, other.latents).flatten(2).all(-1).any()
+
+
+def test_a_seed_and_an_iteration_are_not_interchangeable():
+    assert not same(rolled(seed=1, iteration=0), rolled(seed=0, iteration=1))
+
+
+def test_shared_noise_is_one_start_for_a_group_and_another_for_the_next_group():
+    start = rolled(shared_noise=True).latents[:, :, 0]
+    assert (start == start[:, :1]).all()
+    assert not torch.isclose(start[0, 0], start[1, 0]).any()
+    later = rolled(shared_noise=True).latents[:, :, 1]
+    assert not torch.isclose(later[:, 0], later[:, 1]).any()  # the noise of the steps is each sample's own
+
+
+def test_independent_noise_is_a_start_of_its_own_for_every_sample():
+    start = rolled(shared_noise=False).latents[:, :, 0].flatten(0, 1)
+    for index, one in enumerate(start):
+        assert not any(torch.isclose(one, other).any() for other in start[:index])
+
+
+@pytest.mark.parametrize("shared_noise", [True, False])
+def test_the_noise_of_a_member_does_not_depend_on_the_size_of_its_group(shared_noise):
+    small, large = (rolled(shared_noise=shared_noise, group_size=size) for size in (2, 5))
+    torch.testing.assert_close(large.latents[:, :2], small.latents, rtol=0, atol=1e-6)
+
+
+def test_the_noise_of_a_group_does_not_depend_on_the_number_of_prompts():
+    few, many = rolled(prompts=PROMPTS[:1]), rolled(prompts=PROMPTS)
+    torch.testing.assert_close(many.latents[:1], few.latents, rtol=0, atol=1e-6)
+
+
+def test_initial_noise_and_step_noise_come_from_different_streams():
+    first = initial_noise(SHAPE, seed=0, iteration=0, prompt=0, members=1, shared=False)[0]
+    shared = initial_noise(SHAPE, seed=0, iteration=0, prompt=0, members=1, shared=True)[0]
+    moved = NoiseStream(0, 0, 0, 0).draw(SHAPE)
+    assert not torch.isclose(first, moved).any()
+    assert not torch.isclose(shared, moved).any()
+
+
+def test_noise_is_standard_normal_and_goes_on():
+    stream = NoiseStream(1, 2, 3, 4)
+    first, second = stream.draw((20_000,)), stream.draw((20_000,))
+    assert abs(first.mean()) < 0.03
+    assert abs(first.std() - 1) < 0.03
+    assert abs((first * second).mean()) < 0.03
+
+
+# What the steps do
+
+
+def test_a_trajectory_has_the_documented_shapes_and_starts_at_the_noise():
+    got = rolled(prompts=PROMPTS, group_size=2)
+    assert got.latents.shape == (4, 2, STEPS + 1, *SHAPE)
+    assert got.log_probs.shape == (4, 2, STEPS)
+    assert got.final.shape == (4, 2, *SHAPE)
+    assert got.similarity.shape == (4, 2, STEPS + 1)
+    noise = initial_noise(SHAPE, seed=0, iteration=0, prompt=3, members=2, shared=True)
+    assert torch.equal(got.latents[3, :, 0], torch.stack(noise))
+
+
+def test_the_similarity_is_the_cosine_with_the_final_latent():
+    got = rolled()
+    wanted = similarity_to_final(got.latents.flatten(0, 1), got.final.flatten(0, 1)).unflatten(0, (2, 3))
+    torch.testing.assert_close(got.similarity, wanted)
+
+
+def test_an_untrained_last_step_is_deterministic_and_ends_at_the_clean_prediction():
+    got = rolled(train_last=False)
+    torch.testing.assert_close(got.final, got.latents[:, :, -1], rtol=0, atol=1e-5)
+    assert got.log_probs[..., -1].isnan().all()
+    assert got.log_probs[..., :-1].isfinite().all()
+
+
+def test_a_trained_last_step_adds_noise_and_still_decodes_the_clean_prediction():
+    got = rolled(train_last=True)
+    assert got.log_probs.isfinite().all()
+    assert not torch.isclose(got.final, got.latents[:, :, -1], atol=1e-4).all(-1).all(-1).any()
+    before = rolled(train_last=False)
+    torch.testing.assert_close(got.final, before.final, rtol=0, atol=1e-6)
+
+
+def test_a_noisy_end_decodes_the_last_latent():
+    got = rolled(noisy_end=True)
+    assert torch.equal(got.final, got.latents[:, :, -1])
+    assert got.log_probs.isfinite().all()
+    clean = rolled(train_last=True)  # the same moves, another final
+    assert torch.equal(got.latents, clean.latents)
+    assert not torch.isclose(got.final, clean.final, atol=1e-4).all()
+
+
+@pytest.mark.parametrize("kernel", ["dance_sde", "flow_sde", "cps"])
+def test_the_first_move_is_that_of_its_kernel_with_the_sample_s_own_noise(kernel):
+    policy = FakePolicy()
+    got = rolled(policy, kernel=kernel)
+    x = got.latents[1, 2, 0]
+    with torch.no_grad():
+        velocity = policy.velocity(x[None], torch.ones(1), policy.encode(PROMPTS[1:2]))[0]
+    start, end, eta = 1.0, 1 - 1 / STEPS, 0.5
+    if kernel == "cps":
+        std = end * math.sin(eta * math.pi / 2)
+        mean = (x - velocity) * (1 - end) + x * math.sqrt(end**2 - std**2)  # at level 1 the noise is x itself
+    else:
+        g = eta if kernel == "dance_sde" else eta * math.sqrt(start / (1 - end))
+        score = -x  # minus noise over level, at level 1
+        mean = x + (velocity - g**2 / 2 * score) * (end - start)
+        std = g * math.sqrt(start - end)
+    noise = NoiseStream(0, 0, 1, 2).draw(SHAPE)
+    torch.testing.assert_close(got.latents[1, 2, 1], mean + std * noise, rtol=0, atol=1e-5)
+    density = torch.distributions.Normal(mean, std).log_prob(got.latents[1, 2, 1]).mean()
+    torch.testing.assert_close(got.log_probs[1, 2, 0], density, rtol=0, atol=1e-5)
+
+
+def test_the_deterministic_sampler_is_euler():
+    policy = FakePolicy()
+    noise = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    condition, levels = policy.encode(PROMPTS[:3]), policy.levels(STEPS, None)
+    x = noise.clone()
+    with torch.no_grad():
+        for index in range(STEPS):
+            level = torch.full((3,), 1 - index / STEPS)
+            x = x - policy.velocity(x, level, condition) / STEPS
+    torch.testing.assert_close(sample_ode(policy, condition, levels, noise), x, rtol=0, atol=1e-5)
+
+
+def test_a_rollout_builds_no_graph():
+    got = rolled()
+    assert not any(getattr(got, name).requires_grad for name in FIELDS)
+
+
+def test_progress_counts_every_sample_and_step_once():
+    heard = []
+    rolled(micro_batch=4, advance=heard.append)
+    assert sum(heard) == 2 * 3 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("train_last", "noisy_end", "last"), [(False, False, "ode"), (True, False, "cps"), (False, True, "cps")]
+)
+def test_the_plan_is_stochastic_everywhere_but_perhaps_at_the_end(train_last, noisy_end, last):
+    plan = every_step(4, kernel="cps", train_last=train_last, noisy_end=noisy_end)
+    assert plan.kernels == ("cps", "cps", "cps", last)
+    assert plan.trained.tolist() == [True, True, True, train_last]
+    assert plan.steps == 4
+
+
+# Pictures and broken samples
+
+
+def test_pictures_are_bytes_and_latents_that_are_not_finite_become_black():
+    policy = FakePolicy()
+    latents = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    latents[1] = torch.nan
+    images = decode(policy, latents, micro_batch=2)
+    assert images.dtype == np.uint8
+    assert images.shape == (3, 8, 8, 3)
+    assert (images[1] == 0).all()
+    wanted = policy.decode(latents[:1])[0].permute(1, 2, 0) * 255
+    assert np.abs(images[0] - wanted.numpy()).max() <= 0.5 + 1e-4
+
+
+def test_broken_samples_are_counted():
+    got = rolled(BreakingPolicy([1, 5], samples=6))
+    assert count_unusable(got) == 2
+    assert count_unusable(rolled()) == 0
+    assert got.final.flatten(2).isfinite().all(-1).flatten().tolist() == [True, False, True, True, True, False]
+
+
+def test_a_rollout_of_broken_samples_only_is_an_error():
+    with pytest.raises(NumericsError, match="every sample of the rollout holds NaN or infinity"):
+        count_unusable(rolled(BreakingPolicy(range(6), samples=6)))
+    with pytest.raises(NumericsError):
+        step(make_trainer(policy=BreakingPolicy(range(8), samples=8)), 0)
+
+
+@pytest.mark.parametrize("method", ["otca", "moca", "tcd", "dance_grpo"])
+def test_a_broken_sample_has_nan_rewards_and_no_credit(method):
+    trainer = make_trainer(
+        [Brightness(), Contrast("contrast")],
+        policy=BreakingPolicy([2], samples=8),
+        method={"type": method, "shared_noise": False},
+    )
+    done = step(trainer, 0)
+    broken = torch.zeros(2, 4, dtype=torch.bool)
+    broken[0, 2] = True
+    assert (done.rewards.scores.isnan().all(-1) == broken).all()
+    assert done.rewards.scores[~broken].isfinite().all()
+    assert (done.credit.per_step[broken] == 0).all()
+    assert done.credit.per_step.isfinite().all()
+    assert (done.credit.per_step[1].abs().sum(-1) > 0).all()  # the other group is not concerned
+    assert done.report.metrics["rollout/unusable"] == 1
+    assert all(parameter.isfinite().all() for parameter in trainer.policy.parameters())
+
+
+@pytest.mark.parametrize("method", ["otca", "moca", "tcd", "dance_grpo"])
+def test_the_siblings_of_a_broken_sample_keep_their_credit(method):
+    policy = BreakingPolicy([2], samples=8)
+    settings = {"type": method, "shared_noise": False}
+    credit = step(make_trainer([Brightness()], policy=policy, method=settings), 0).credit
+    assert (credit.per_step[0].abs().sum(-1) > 0).tolist() == [True, True, False, True]
+
+
+# Known defects
+
+
+def test_a_broken_sample_does_not_stop_a_method_with_kl():
+    policy = BreakingPolicy([2], samples=8)
+    done = step(make_trainer(policy=policy, method={"type": "flow_grpo"}), 0)
+    assert done.report.metrics["rollout/unusable"] == 1
+    assert all(parameter.isfinite().all() for parameter in policy.parameters())
+
+
+@pytest.mark.parametrize("method", ["otca", "tcd"])
+def test_a_broken_sample_does_not_blank_the_credit_metrics(method):
+    policy = BreakingPolicy([2], samples=8)
+    metrics = step(make_trainer(policy=policy, method={"type": method, "shared_noise": False}), 0).report.metrics
+    assert all(math.isfinite(value) for name, value in metrics.items() if name.startswith("credit/"))

@@ -1,0 +1,432 @@
+"""The update: its gradient is that of the loss written down by hand, whatever the micro-batch; anchors follow.
+
+The hand-written loss walks over every prompt, member and trained step, one pair at a time, with the formulas of the
+papers and `torch.distributions`; it shares no code with the package.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from fakes import Brightness, Constant, Contrast, FakePolicy, RecordingSGD, make_trainer
+from stepcredit.errors import NumericsError
+from stepcredit.records import Credit
+from stepcredit.training.anchors import Average
+from stepcredit.training.step import draw_samples, score, step
+
+TOLERANCE = 1e-6  # absolute, float32; the largest entries of the gradients here are about 0.1
+HUGE = {"max_gradient_norm": 1e9}
+
+
+class Case:
+    """One rollout with credit, ready to be updated on."""
+
+    def __init__(self, *, lr=0.0, drift=0.0, rewards=None, **sections):
+        sections.setdefault("optimiser", HUGE)
+        self.policy = FakePolicy()
+        if drift:
+            generator = torch.Generator().manual_seed(3)
+            for parameter in self.policy.parameters():
+                parameter.data += drift * torch.randn(parameter.shape, generator=generator)
+        self.optimiser = RecordingSGD(self.policy.parameters(), lr=lr)
+        self.trainer = make_trainer(rewards, policy=self.policy, descent=self.optimiser, **sections)
+        prompts = self.trainer.prompts.draw(self.trainer.recipe.rollout.prompts, seed=0, iteration=0)
+        self.condition = self.policy.encode(prompts)
+        self.trajectory = draw_samples(self.trainer, self.condition, 0, lambda pairs: None)
+        self.scores = score(self.trainer, self.trajectory, prompts).scores
+        generator = torch.Generator().manual_seed(1)
+        self.credit = self.made_credit(torch.randn(self.trajectory.log_probs.shape, generator=generator))
+
+    def made_credit(self, per_step):
+        groups = torch.zeros(per_step.shape[:2])
+        return Credit(per_step, torch.ones_like(per_step), groups, groups[..., None], groups[..., None], groups)
+
+    def apply(self, credit=None, advance=lambda pairs: None, **changed):
+        update = replace(self.trainer.update, **changed)
+        arguments = (self.trajectory, self.condition, credit or self.credit, self.optimiser)
+        return update.apply(*arguments, seed=0, iteration=0, advance=advance)
+
+    def by_hand(self, credit=None, weights=None):
+        """The gradient of the mean loss over all pairs, at the given weights (default: those of the rollout)."""
+        method, plan = self.trainer.method, self.trainer.plan
+        policy = FakePolicy()
+        for parameter, weight in zip(policy.parameters(), weights or self.policy.parameters(), strict=True):
+            parameter.data = weight.detach().clone()
+        per_step = (credit or self.credit).per_step
+        total, pairs = torch.zeros(()), 0
+        for prompt in range(per_step.shape[0]):
+            for member in range(per_step.shape[1]):
+                for at in range(plan.steps):
+                    if not plan.trained[at]:
+                        continue
+                    pairs += 1
+                    total = total + self._pair(policy, method, prompt, member, at, per_step[prompt, member, at])
+        policy.network.zero_grad()
+        (total / pairs).backward()
+        return [parameter.grad for parameter in policy.parameters()]
+
+    def _pair(self, policy, method, prompt, member, at, credit):
+        x, y = self.trajectory.latents[prompt, member, at], self.trajectory.latents[prompt, member, at + 1]
+        start, end = float(self.trajectory.levels[at]), float(self.trajectory.levels[at + 1])
+        if method.kernel == "dance_sde":
+            g = method.noise_level
+        else:
+            g = method.noise_level * math.sqrt(start / (1 - (end if start == 1 else start)))
+        std = g * math.sqrt(start - end)
+
+        def mean_of(velocity):
+            noise = x + (1 - start) * velocity
+            return x + (velocity + g**2 / 2 * noise / start) * (end - start)
+
+        told = (x[None], torch.tensor([start]), self.condition[torch.tensor([prompt])])
+        mean = mean_of(policy.velocity(*told)[0])
+        log_ratio = Normal(mean, std).log_prob(y).mean() - self.trajectory.log_probs[prompt, member, at]
+        ratio = log_ratio.exp()
+        loss = -torch.minimum(ratio * credit, ratio.clamp(1 - method.clip, 1 + method.clip) * credit)
+        if method.kl_weight:
+            with torch.no_grad(), policy.reference():
+                base = mean_of(policy.velocity(*told)[0])
+            distance = ((mean - base) ** 2).mean() / (2 * std**2)
+            loss = loss + method.kl_weight * distance * (start - end if method.kl_form == "flow_grpo" else 1)
+        return loss
+
+
+def assert_close(got, wanted, tolerance=TOLERANCE):
+    assert max(float(gradient.abs().max()) for gradient in wanted) > 0.01
+    for one, two in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=tolerance)
+
+
+# The gradient of one update
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"type": "dance_grpo", "noise_level": 0.5},
+        {"type": "dance_grpo", "noise_level": 0.5, "train_last": True},
+        {"type": "flow_grpo", "kl_weight": 0.0},
+    ],
+    ids=["dance", "dance, last step too", "flow"],
+)
+def test_the_gradient_is_that_of_the_mean_loss_over_all_pairs(method):
+    case = Case(method=method)
+    case.apply()
+    assert_close(case.optimiser.gradients[0], case.by_hand())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 7, 10_000])
+def test_the_gradient_does_not_depend_on_the_micro_batch(micro_batch):
+    case = Case()
+    case.apply(micro_batch=5)
+    case.apply(micro_batch=micro_batch)
+    assert_close(case.optimiser.gradients[1], case.optimiser.gradients[0])
+
+
+def test_the_gradient_is_a_mean_and_not_a_sum():
+    """Twice the credit is twice the gradient; the same rollout twice over would be the same gradient."""
+    case = Case()
+    case.apply()
+    case.apply(case.made_credit(2 * case.credit.per_step))
+    assert_close(case.optimiser.gradients[1], [2 * gradient for gradient in case.optimiser.gradients[0]])
+
+
+@pytest.mark.parametrize("updates", [2, 3])
+def test_the_parts_of_several_updates_add_up_to_the_whole(updates):
+    case = Case()  # lr 0: every update sees the same weights; 24 pairs are dealt out evenly
+    case.apply(updates=updates)
+    assert len(case.optimiser.gradients) == updates
+    mean = [torch.stack(parts).mean(0) for parts in zip(*case.optimiser.gradients, strict=True)]
+    assert_close(mean, case.by_hand())
+
+
+def test_the_dealing_of_pairs_depends_on_seed_and_iteration_only():
+    case = Case()
+    case.apply(updates=2)
+    torch.manual_seed(5)
+    case.apply(updates=2)
+    assert_close(case.optimiser.gradients[2], case.optimiser.gradients[0], 0)
+    case.trainer.update.apply(
+        case.trajectory, case.condition, case.credit, case.optimiser, seed=1, iteration=0, advance=lambda pairs: None
+    )
+    assert not torch.allclose(case.optimiser.gradients[4][0], case.optimiser.gradients[0][0], atol=1e-4)
+
+
+def test_credit_of_untrained_steps_is_ignored():
+    case = Case()
+    other = case.credit.per_step.clone()
+    other[..., -1] = 100.0
+    case.apply()
+    case.apply(case.made_credit(other))
+    assert_close(case.optimiser.gradients[1], case.optimiser.gradients[0], 0)
+
+
+# Pairs without credit
+
+
+def test_pairs_without_credit_are_not_computed_and_do_not_change_the_gradient():
+    case, heard = Case(), []
+    sparse = case.credit.per_step.clone()
+    sparse[0, 1:] = 0
+    sparse[1, :, 1] = 0
+    credit = case.made_credit(sparse)
+    seen = case.apply(credit, advance=heard.append)
+    assert_close(case.optimiser.gradients[0], case.by_hand(credit))
+    left = int((sparse[..., :-1] != 0).sum())
+    assert left == 3 + 8
+    assert sum(heard) == left
+    assert seen["update/skipped_pairs"] == pytest.approx(1 - left / 24)
+
+
+def test_pairs_without_credit_still_feel_the_kl():
+    case = Case(drift=0.1, method={"type": "flow_grpo", "kl_weight": 2.0})
+    sparse = case.credit.per_step.clone()
+    sparse[0] = 0
+    credit, heard = case.made_credit(sparse), []
+    seen = case.apply(credit, advance=heard.append)
+    assert sum(heard) == 24
+    assert seen["update/skipped_pairs"] == 0
+    assert_close(case.optimiser.gradients[0], case.by_hand(credit))
+
+
+def test_a_group_without_spread_is_skipped_and_counted():
+    class OnlyTheSecondGroup(Brightness):
+        def numbers(self, batch):
+            return super().numbers(batch) * (torch.tensor(batch.groups).numpy() == 1)
+
+    done = step(make_trainer([OnlyTheSecondGroup()]), 0)
+    assert (done.credit.per_step[0] == 0).all()
+    assert done.report.metrics["reward/brightness/flat_groups"] == 1
+    assert done.report.metrics["credit/flat_groups"] == 1
+    assert done.report.metrics["credit/zero_share"] == 0.5
+    assert done.report.metrics["update/skipped_pairs"] == 0.5
+    assert done.report.metrics["update/steps"] == 1
+
+
+# The ratio
+
+
+def test_before_the_first_update_the_ratio_is_one():
+    seen = Case().apply()
+    assert seen["update/ratio_deviation"] < 1e-5
+    assert seen["update/clip_fraction"] == 0
+
+
+def test_a_policy_that_was_altered_between_rollout_and_update_is_refused():
+    case = Case()
+    before = [parameter.detach().clone() for parameter in case.policy.parameters()]
+    with torch.no_grad():
+        case.policy.parameters()[1][0] += 0.05
+    with pytest.raises(NumericsError, match=r"before the first update the log-ratio is .*wanted 0 within 1e-05"):
+        case.apply()
+    assert not case.optimiser.gradients
+    assert torch.equal(case.policy.parameters()[0], before[0])
+
+
+def test_dropout_left_on_is_refused():
+    case = Case()
+    case.policy.network.insert(1, torch.nn.Dropout(0.5))
+    with pytest.raises(NumericsError, match="sampling and training disagree"):
+        case.apply()
+
+
+@pytest.mark.parametrize(("updates", "passes"), [(4, 1), (1, 3), (2, 2)])
+def test_later_updates_move_the_ratio_away_from_one(updates, passes):
+    case = Case(lr=0.05)
+    seen = case.apply(updates=updates, passes=passes)
+    assert seen["update/steps"] == updates * passes
+    assert seen["update/ratio_deviation"] > 1e-4
+    assert seen["update/clip_fraction"] > 0
+
+
+def test_the_second_pass_has_the_clipped_gradient_of_the_weights_it_finds():
+    case = Case(lr=0.05, method={"noise_level": 0.5, "clip": 1e-3})
+    seen = case.apply(passes=2)
+    first, second = case.optimiser.weights
+    assert_close(case.optimiser.gradients[0], case.by_hand(weights=first))
+    wanted = case.by_hand(weights=second)
+    assert 0 < seen["update/clip_fraction"] < 0.5
+    for got, one in zip(case.optimiser.gradients[1], wanted, strict=True):
+        torch.testing.assert_close(got, one, rtol=0, atol=TOLERANCE)
+
+
+def test_an_update_makes_good_moves_likelier_and_bad_moves_less_likely():
+    case = Case(lr=0.01)
+    before = case.trajectory.log_probs.clone()
+    case.apply()
+    again = draw_log_probs(case)
+    gain = ((again - before)[..., :-1] * case.credit.per_step[..., :-1]).sum()
+    assert gain > 0
+
+
+def draw_log_probs(case):
+    """Log-densities of the stored moves under the policy as it is now."""
+    found = torch.full_like(case.trajectory.log_probs, torch.nan)
+    for at in range(case.trainer.plan.steps - 1):
+        x, y = (case.trajectory.latents[:, :, index].flatten(0, 1) for index in (at, at + 1))
+        start, end = float(case.trajectory.levels[at]), float(case.trajectory.levels[at + 1])
+        with torch.no_grad():
+            velocity = case.policy.velocity(
+                x, torch.full((len(x),), start), case.condition[torch.arange(len(x)) // found.shape[1]]
+            )
+        g = case.trainer.method.noise_level
+        mean = x + (velocity + g**2 / 2 * (x + (1 - start) * velocity) / start) * (end - start)
+        density = Normal(mean, g * math.sqrt(start - end)).log_prob(y).flatten(1).mean(1)
+        found[:, :, at] = density.view(found.shape[:2])
+    return found
+
+
+# KL
+
+
+@pytest.mark.parametrize("kl_form", ["exact", "flow_grpo"])
+@pytest.mark.parametrize("method", ["dance_grpo", "flow_grpo"])
+def test_the_gradient_with_kl_is_that_of_the_hand_written_loss(method, kl_form):
+    case = Case(drift=0.1, method={"type": method, "kl_weight": 2.0, "kl_form": kl_form})
+    seen = case.apply()
+    with_kl = case.optimiser.gradients[0]
+    assert_close(with_kl, case.by_hand(), 5e-6)
+    assert seen["update/kl"] > 0
+    without = Case(drift=0.1, method={"type": method, "kl_weight": 0.0})
+    without.apply()
+    assert (with_kl[0] - without.optimiser.gradients[0][0]).abs().max() > 1e-3
+
+
+def test_the_published_kl_is_the_exact_one_times_the_step_length():
+    exact, published = (
+        Case(drift=0.1, method={"type": "dance_grpo", "kl_weight": 2.0, "kl_form": form}).apply()["update/kl"]
+        for form in ("exact", "flow_grpo")
+    )
+    assert published == pytest.approx(exact / 4)  # four equal steps
+
+
+def test_there_is_no_kl_to_oneself():
+    case = Case(method={"type": "flow_grpo", "kl_weight": 2.0})
+    assert case.apply()["update/kl"] == 0
+    without = Case(method={"type": "flow_grpo", "kl_weight": 0.0})
+    without.apply()
+    assert_close(case.optimiser.gradients[0], without.optimiser.gradients[0])
+
+
+# Gradient norm
+
+
+def test_gradients_are_scaled_down_to_the_largest_norm():
+    free, bound = Case(), Case()
+    norm = free.apply()["update/gradient_norm"]
+    measured = torch.stack([gradient.norm() for gradient in free.optimiser.gradients[0]]).norm()
+    assert norm == pytest.approx(float(measured), rel=1e-5)
+    assert bound.apply(max_gradient_norm=norm / 10)["update/gradient_norm"] == pytest.approx(norm)  # before scaling
+    assert_scaled = [gradient / 10 for gradient in free.optimiser.gradients[0]]
+    for one, two in zip(bound.optimiser.gradients[0], assert_scaled, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(monkeypatch):
+    case = Case(lr=0.1)
+    before = [parameter.detach().clone() for parameter in case.policy.parameters()]
+    case.policy.parameters()[0].register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NumericsError, match="gradient of iteration 0 is not finite"):
+        case.apply()
+    assert all(torch.equal(p, old) for p, old in zip(case.policy.parameters(), before, strict=True))
+
+
+# Anchors
+
+
+def test_an_average_swaps_in_and_back_even_after_an_error():
+    policy = FakePolicy()
+    raw = [parameter.detach().clone() for parameter in policy.parameters()]
+    average = Average(policy.parameters(), 0.5)
+    for parameter in policy.parameters():
+        parameter.data += 1
+    with average.in_place():
+        assert all(torch.equal(p.data, old) for p, old in zip(policy.parameters(), raw, strict=True))
+    assert all(torch.equal(p.data, old + 1) for p, old in zip(policy.parameters(), raw, strict=True))
+    with pytest.raises(RuntimeError, match="inside"), average.in_place():
+        raise RuntimeError("inside")
+    assert all(torch.equal(p.data, old + 1) for p, old in zip(policy.parameters(), raw, strict=True))
+    assert all(torch.equal(kept, old) for kept, old in zip(average.tensors, raw, strict=True))
+
+
+def test_an_average_is_the_plain_mean_at_first_and_then_follows_by_its_decay():
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    average = Average([parameter], 0.75)
+    seen, expected = [0.0], 0.0
+    for index, value in enumerate([4.0, -2.0, 6.0, 10.0, 1.0], start=1):
+        parameter.data.fill_(value)
+        average.follow()
+        seen.append(value)
+        if index <= 3:  # 1 / (index + 1) >= 1 - 0.75
+            expected = sum(seen) / len(seen)
+        else:
+            expected = 0.75 * expected + 0.25 * value
+        assert float(average.tensors[0]) == pytest.approx(expected)
+    assert float(parameter.detach()) == 1.0
+
+
+def test_a_step_moves_the_average_once_and_less_than_the_weights():
+    trainer = make_trainer(training={"ema": 0.9, "updates": 2})
+    start = [parameter.detach().clone() for parameter in trainer.policy.parameters()]
+    step(trainer, 0)
+    for parameter, kept, old in zip(trainer.policy.parameters(), trainer.average.tensors, start, strict=True):
+        torch.testing.assert_close(kept, (parameter.detach() + old) / 2)
+        assert not torch.equal(parameter, old)
+
+
+# The whole step
+
+
+def test_a_step_is_reproducible_and_does_not_depend_on_either_micro_batch():
+    def weights(rollout_batch, update_batch):
+        trainer = make_trainer(
+            [Brightness(), Contrast("contrast")],
+            method={"type": "otca"},
+            rollout={"micro_batch": rollout_batch},
+            training={"updates": 2, "micro_batch": update_batch},
+        )
+        step(trainer, 0)
+        return torch.cat([parameter.detach().flatten() for parameter in trainer.policy.parameters()])
+
+    first = weights(8, 8)
+    assert torch.equal(weights(8, 8), first)
+    torch.testing.assert_close(weights(3, 5), first, rtol=0, atol=1e-6)
+
+
+def test_training_makes_pictures_brighter_when_brightness_is_rewarded():
+    trainer = make_trainer(
+        method={"type": "dance_grpo", "noise_level": 0.7},
+        rollout={"prompts": 4, "group_size": 12, "micro_batch": 48},
+        training={"micro_batch": 144},
+    )
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = 0.02
+    seen = [step(trainer, iteration).report.metrics["reward/brightness"] for iteration in range(25)]
+    assert sum(seen[-5:]) / 5 > sum(seen[:5]) / 5 + 0.02
+
+
+# Known defects
+
+
+def test_a_rollout_without_any_credit_is_skipped():
+    trainer = make_trainer([Constant()])
+    before = [parameter.detach().clone() for parameter in trainer.policy.parameters()]
+    metrics = step(trainer, 0).report.metrics
+    assert metrics["update/steps"] == 0
+    assert metrics["update/skipped_pairs"] == 1
+    assert all(torch.equal(p, old) for p, old in zip(trainer.policy.parameters(), before, strict=True))
+
+
+def test_an_update_without_any_credit_is_skipped_and_the_others_are_not():
+    case = Case()
+    sparse = torch.zeros_like(case.credit.per_step)
+    sparse[0, 0, 0] = 1.0
+    seen = case.apply(case.made_credit(sparse), updates=4)
+    assert seen["update/steps"] == 1
+
+
+def test_more_updates_than_pairs_leave_some_updates_empty():
+    assert Case().apply(updates=30)["update/steps"] == 24
