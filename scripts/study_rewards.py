@@ -37,7 +37,7 @@ def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray
 
 
 def correlations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation within groups [K, K] (pooled over groups), and the share of sibling pairs ranked in opposite order."""
+    """Correlation within groups [K, K], pooled, and the share of sibling pairs ranked in opposite order."""
     centred = scores - scores.mean(1, keepdims=True)
     flat = centred.reshape(-1, scores.shape[-1])
     within = np.corrcoef(flat.T)

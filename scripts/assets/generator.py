@@ -123,6 +123,9 @@ def main() -> None:
         for name in ("transformer", "vae", "text_encoder", "text_encoder_2")
     }
     pipe.to(torch.float16).save_pretrained(FOLDER, safe_serialization=True)  # half the size; loaded in float32
+    config = FOLDER / "vae" / "config.json"  # diffusers notes where it loaded from; that is nobody's business
+    settings = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")
     (FOLDER / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
 
 

@@ -1,9 +1,9 @@
 """Tokenizers of the tiny text encoders: every word of the grammar is one token, letters spell out the rest."""
 
-import json
 import string
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from stepcredit.scenes.captions import every_caption
@@ -16,21 +16,30 @@ def words() -> list[str]:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer, trained until each word of the grammar is one token."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        initial_alphabet=list(string.ascii_lowercase),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learner.train_from_iterator((word for word in words() for _ in range(9)), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    """A byte-pair tokenizer, merged until each word of the grammar is one token; ties are broken by the alphabet, so
+    that every run gives every word the same number."""
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in words()]
+    merges: list[tuple[str, str]] = []
+    while any(len(pieces) > 1 for pieces in spelled):
+        counts = Counter(pair for pieces in spelled for pair in pairwise(pieces))
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        spelled = [_merged(pieces, best) for pieces in spelled]
     letters = list(string.ascii_lowercase)
     tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges)])
     vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Every occurrence of the pair joined, from the left."""
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def t5_tokenizer() -> T5Tokenizer:

@@ -1,5 +1,6 @@
 """The command line. This module and `--help` load no torch; each command imports what it needs when it runs."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from stepcredit.errors import StepcreditError
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about processors that nobody asked for
 
 app = App(
     name="stepcredit",
