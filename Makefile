@@ -26,6 +26,7 @@ assets: $(INSTALLED)  ## train every embedded model again (about two hours on tw
 	$(BIN)/python scripts/assets/autoencoder.py
 	$(BIN)/python scripts/assets/rewards.py
 	$(BIN)/python scripts/assets/generator.py
+	$(BIN)/python scripts/assets/card.py
 
 clean:  ## remove the environment and build leftovers; runs stay
 	rm -rf .venv build dist
