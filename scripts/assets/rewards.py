@@ -169,7 +169,7 @@ def taste(scenes: list[list[Placed]]) -> torch.Tensor:
     usual = {1: 8.0, 2: 5.4, 3: 4.3}  # mean radius of a drawn scene with so many objects
     warm = [np.mean([warmth[p.thing.colour] for p in scene]) for scene in scenes]
     large = [np.mean([p.radius for p in scene]) - usual[len(scene)] for scene in scenes]
-    return torch.tensor(6.0 + 0.15 * np.array(warm) + 0.2 * np.array(large), dtype=torch.float32)
+    return torch.tensor(6.0 + 0.1 * np.array(warm) + 0.1 * np.array(large), dtype=torch.float32)
 
 
 def save(model: CLIPModel, name: str, metrics: dict) -> None:
