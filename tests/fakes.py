@@ -201,8 +201,18 @@ def make_trainer(
 
     `descent` is the optimiser, by default AdamW with the recipe's learning rate."""
     rewards = [Brightness()] if rewards is None else rewards
-    suite = RewardSuite(rewards)
-    recipe = make_recipe(suite.names, **sections)
+    recipe = make_recipe(RewardSuite(rewards).names, **sections)
+    return wire(recipe, rewards, policy=policy, descent=descent)
+
+
+def wire(
+    recipe: Recipe,
+    rewards: Sequence[Reward],
+    *,
+    policy: FakePolicy | None = None,
+    descent: torch.optim.Optimizer | None = None,
+) -> Trainer:
+    """The `Trainer` of a recipe, with fakes for everything that costs time."""
     policy = policy or FakePolicy(recipe.seed)
     method = recipe.method
     plan = every_step(
@@ -215,7 +225,7 @@ def make_trainer(
         recipe=recipe,
         policy=policy,
         prompts=Listed(PROMPTS),
-        rewards=suite,
+        rewards=RewardSuite(rewards),
         method=method,
         plan=plan,
         levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),

@@ -1,8 +1,9 @@
 """Trains the embedded generator: a real FluxPipeline in miniature, from captions to 32 x 32 scenes.
 
 The transformer (2.3 M parameters) and both tiny text encoders are trained together on the flow-matching loss
-|v(x_level, level) - (noise - data)|^2 with x_level = (1 - level) data + level noise. It is stopped while it still
-makes mistakes: on held-out captions about half of its pictures are wrong, which is the work that RL is given.
+|v(x_level, level) - (noise - data)|^2 with x_level = (1 - level) data + level noise: first on clean pictures, at last
+on pictures of which some are spoiled, as in data scraped from the web. So it knows better than it draws: on held-out
+captions about half of its pictures are wrong, which is the work that RL is given.
 """
 
 import json
@@ -13,14 +14,15 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from common import ASSETS, arguments, scenes_of, train
+from common import ASSETS, arguments, corrupt, scenes_of, train
 from stepcredit.scenes.captions import KINDS, Split, balanced, split
 from stepcredit.scenes.checker import check
 from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer
 
 FOLDER = ASSETS / "flux_scenes"
 WIDTH = 64  # of both text encoders
-DRAW_STEPS = 5000  # first learn to draw; from here on look at higher noise levels, to learn to arrange
+DRAW_STEPS = 4000  # first learn to draw; from here on look at higher noise levels, to learn to arrange
+SPOILED = 0.16  # share of the pictures in the last stage that are spoiled
 
 
 def build() -> FluxPipeline:
@@ -51,6 +53,30 @@ def build() -> FluxPipeline:
             axes_dims_rope=(8, 12, 12),
         ),
     )
+
+
+def hidden_matrices(networks: dict[str, torch.nn.Module]) -> list[torch.nn.Parameter]:
+    """The weights of all linear layers but the first and the last of the transformer: what Muon is made for."""
+    layers = [item for network in networks.values() for item in network.named_modules()]
+    return [
+        layer.weight
+        for name, layer in layers
+        if isinstance(layer, torch.nn.Linear) and name not in ("x_embedder", "proj_out")
+    ]
+
+
+def scraped(pictures: torch.Tensor, seed: int) -> torch.Tensor:
+    """The same pictures, a share of `SPOILED` of them blurred, faded, noisy, warped or stained."""
+    generator = torch.Generator().manual_seed(seed)
+    spoiled = torch.cat([corrupt(part, generator)[0] for part in pictures.split(1000)])
+    chosen = torch.rand(len(pictures), generator=generator) < SPOILED
+    return torch.where(chosen[:, None, None, None], spoiled, pictures)
+
+
+def tokens(pipe: FluxPipeline, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers of the CLIP and the T5 tokenizer, `[B, LENGTH]` each."""
+    padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
+    return pipe.tokenizer(texts, **padding).input_ids, pipe.tokenizer_2(texts, **padding).input_ids
 
 
 @torch.no_grad()
@@ -84,19 +110,19 @@ def main() -> None:
     torch.manual_seed(options.seed)
     pipe = build()
     captions = balanced(split("training"), 40_000, seed=options.seed)
-    latents = packed_latents(pipe, scenes_of(captions, seed=options.seed + 1)[1])
-    texts = [str(caption) for caption in captions]
-    padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
-    clip_ids = pipe.tokenizer(texts, **padding).input_ids
-    t5_ids = pipe.tokenizer_2(texts, **padding).input_ids
+    pictures = scenes_of(captions, seed=options.seed + 1)[1]
+    clean = packed_latents(pipe, pictures)
+    mixed_quality = packed_latents(pipe, scraped(pictures, seed=options.seed + 2))
+    clip_ids, t5_ids = tokens(pipe, [str(caption) for caption in captions])
     image_ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
     text_ids = torch.zeros(LENGTH, 3)
 
-    def loss_of(step: int, stage: int = 0) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(options.seed * 10**6 + stage * 10**5 + step)
-        at = torch.randint(len(texts), (64,), generator=generator)
+    def loss_of(step: int, latents: torch.Tensor = clean, first: int = 0) -> torch.Tensor:
+        step += first
+        generator = torch.Generator().manual_seed(options.seed * 10**6 + step)
+        at = torch.randint(len(captions), (64,), generator=generator)
         noise = torch.randn(latents[at].shape, generator=generator)
-        centre = 0.0 if stage == 0 and step < DRAW_STEPS else 0.8  # layout is decided at high noise
+        centre = 0.0 if step < DRAW_STEPS else 0.8  # layout is decided at high noise
         level = (centre + torch.randn(len(at), generator=generator)).sigmoid()
         mixed = torch.lerp(latents[at], noise, level[:, None, None])
         velocity = pipe.transformer(
@@ -112,9 +138,12 @@ def main() -> None:
         return (velocity - (noise - latents[at])).square().mean()
 
     networks = {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2}
-    common = {"average": 0.998, "every": 1000, "report": lambda step: str(composition(pipe, "held_out"))}
-    train("generator", networks, loss_of, steps=options.steps or 9000, learning_rate=1e-3, **common)
-    train("arrange", networks, partial(loss_of, stage=1), steps=options.steps or 3000, learning_rate=5e-4, **common)
+    common = {"average": 0.998, "report": lambda step: str(composition(pipe, "held_out"))}
+    muon = hidden_matrices(networks)
+    steps = options.steps or 8000
+    train("generator", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=1000, **common)
+    last = partial(loss_of, latents=mixed_quality, first=steps)
+    train("scraped", networks, last, steps=options.steps or 600, learning_rate=3e-4, every=300, **common)
     measured: dict[str, object] = {
         name: composition(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
     }

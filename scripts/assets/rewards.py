@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from common import ASSETS, WORK, arguments, scenes_of, train
+from common import ASSETS, WORK, arguments, corrupt, scenes_of, train
 from stepcredit.scenes.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing, balanced, every_caption
-from stepcredit.scenes.renderer import BACKGROUND, Placed, relation_holds
+from stepcredit.scenes.renderer import Placed, relation_holds
 from vocabulary import LENGTH, clip_tokenizer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -119,30 +119,6 @@ def contrastive_loss(model: CLIPModel, pool: Pool, at: np.ndarray, chooser: Rand
     pictures = logits.logsumexp(1) - right.logsumexp(1)
     texts = (logits.logsumexp(0) - right.logsumexp(0))[: len(own)]
     return (pictures.mean() + texts.mean()) / 2
-
-
-def corrupt(pictures: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spoil each picture in one of five ways; also returns how badly, in [0.2, 1], `[B]`."""
-    batch, _, height, width = pictures.shape
-    strength = 0.2 + 0.8 * torch.rand(batch, generator=generator)
-    s = strength[:, None, None, None]
-    ground = torch.tensor(BACKGROUND).view(3, 1, 1) / 255
-
-    def smooth(channels: int, cells: int) -> torch.Tensor:
-        field = torch.randn(batch, channels, cells, cells, generator=generator)
-        return F.interpolate(field, (height, width), mode="bicubic")
-
-    blurred = F.avg_pool2d(F.pad(pictures, (2,) * 4, mode="replicate"), 5, 1)
-    noisy = pictures + 0.3 * s * torch.randn(pictures.shape, generator=generator)
-    faded = pictures + 0.75 * s * (ground - pictures)
-    grid = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), pictures.shape, align_corners=False)
-    warped = F.grid_sample(
-        pictures, grid + 0.16 * s * smooth(2, 6).permute(0, 2, 3, 1), padding_mode="border", align_corners=False
-    )
-    stained = pictures + s * 0.8 * (smooth(1, 10) > 1.3) * (smooth(3, 4) * 0.4)
-    ways = torch.stack([torch.lerp(pictures, blurred, s.clamp(min=0.4)), noisy, faded, warped, stained])
-    chosen = torch.randint(len(ways), (batch,), generator=generator)
-    return ways[chosen, torch.arange(batch)].clamp(0, 1), strength
 
 
 def preference_loss(model: CLIPModel, pool: Pool, at: np.ndarray, step: int, chooser: Random) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The whole, from Python: `stepcredit.train(...)` and `stepcredit.sample(...)`."""
+"""The whole, from Python: `stepcredit.train`, `resume`, `evaluate`, `sample`."""
 
 import json
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,44 +11,112 @@ from pathlib import Path
 import diffusers.utils.logging
 import transformers.utils.logging
 from rich.console import Console
-from rich.table import Table
 
-from stepcredit.build import build_policy, build_trainer
-from stepcredit.config.load import DEFAULT, load_recipe
+from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
+from stepcredit.config.load import DEFAULT, changed_keys, load_recipe, to_yaml
 from stepcredit.config.recipe import Recipe
-from stepcredit.errors import RecipeError
+from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
-from stepcredit.evaluation.held_out import Difference, draw_pictures
-from stepcredit.runs.folder import RunFolder
+from stepcredit.evaluation.held_out import draw_pictures
+from stepcredit.evaluation.paired import Difference, summarise
+from stepcredit.runs.environment import describe
+from stepcredit.runs.folder import RunFolder, write_json
+from stepcredit.runs.looks import Look
+from stepcredit.runs.reader import FORMAT, RunReader
 from stepcredit.tracking.console import ConsoleTracker
-from stepcredit.training import checkpoint, loop
+from stepcredit.training import checkpoint
+from stepcredit.training.checkpoint import Counters
+from stepcredit.training.interrupt import Interrupt
+from stepcredit.training.loop import Judges, Loop, look
+from stepcredit.training.step import Trainer
+from stepcredit.viewer import report
+from stepcredit.viewer.live import LiveReport
+from stepcredit.viewer.terminal import differences
 
 for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()  # a dozen bars for files of a few megabytes hide the one that matters
 
+RESUMABLE = ("training.iterations", "output.", "tracking", "threads", "rollout.micro_batch", "training.micro_batch")
+"""Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A run that ended: finished, or stopped by `interrupted`."""
 
     folder: Path
     rows: list[Difference]
+    interrupted: signal.Signals | None = None
 
     def metrics(self) -> list[dict]:
         """One dictionary per iteration; `polars.DataFrame(run.metrics())` makes a table of it."""
-        return [dict(line) for line in RunFolder.open(self.folder).metrics()]
+        return RunReader(self.folder).metrics()
+
+    def report(self, out: Path | None = None) -> Path:
+        """Write the report page; returns where it is."""
+        return report.write(self.folder, out)
 
 
 def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = None, **settings: object) -> Run:
     """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.floor": 0}`."""
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, [f"--{key}={json.dumps(value, default=str)}" for key, value in settings.items()])
+        recipe = load_recipe(recipe, _flags(settings))
     elif settings:
         raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
-    console = console or Console()
     folder = RunFolder.create(recipe.output.folder or Path("runs") / f"{recipe.method_name}-{recipe.seed}")
-    started = time.perf_counter()
-    trainer, judges = build_trainer(recipe)
+    try:
+        trainer, judges = build_trainer(recipe)
+        stood_on = {"format": FORMAT, **describe(), "rewards": judges.rewards.fingerprints()}
+        folder.write_json("environment.json", stood_on)
+        folder.write_text("run.yaml", to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
+        return _run(trainer, judges, folder, console or Console(), Counters(0), None)
+    finally:
+        folder.release()
+
+
+def resume(run: str | Path, *, console: Console | None = None, **settings: object) -> Run:
+    """Go on with a run that stopped, from its newest whole checkpoint, as if nothing had happened.
+
+    Settings may change what `RESUMABLE` names.
+    """
+    console = console or Console()
+    folder = RunFolder.reopen(Path(run))
+    try:
+        reader = RunReader(folder.path)
+        before = load_recipe(folder.path / "run.yaml")
+        recipe = load_recipe(folder.path / "run.yaml", _flags(settings))
+        refused = [key for key in changed_keys(before, recipe) if not key.startswith(RESUMABLE)]
+        if refused:
+            raise RunError(
+                f"a run cannot go on with another {', '.join(refused)}; start a new run for that. "
+                f"These may change: {', '.join(key.rstrip('.') for key in RESUMABLE)}"
+            )
+        trainer, judges = build_trainer(recipe)
+        start = Counters(0)
+        if checkpoint.listed(folder.checkpoints):
+            path, passed = checkpoint.newest(folder.checkpoints)
+            start = checkpoint.restore(path, trainer.policy, trainer.optimiser, trainer.average)
+            for sentence in passed:
+                console.print(f"[yellow]{sentence}; going on from {path.name} instead[/]", soft_wrap=True)
+        if start.iteration > recipe.training.iterations:
+            raise RunError(
+                f"{folder.path} has {start.iteration} iterations, training.iterations asks for "
+                f"{recipe.training.iterations}; give a higher number"
+            )
+        folder.rewind(start.iteration)
+        folder.write_text("run.yaml", to_yaml(recipe))
+        base = reader.look(0) if 0 in reader.looks() else None
+        console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False)
+        return _run(trainer, judges, folder, console, start, base)
+    finally:
+        folder.release()
+
+
+def _run(
+    trainer: Trainer, judges: Judges, folder: RunFolder, console: Console, start: Counters, base: Look | None
+) -> Run:
+    """The loop with everybody who watches it."""
+    recipe, began = trainer.recipe, time.perf_counter()
     count = sum(parameter.numel() for parameter in trainer.policy.parameters())
     console.print(
         f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
@@ -55,19 +124,58 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
         highlight=False,
         soft_wrap=True,
     )
-    show = ConsoleTracker(console, recipe.training.iterations, every=10)
+    show = ConsoleTracker(console, recipe.training.iterations, every=10, done=start.iteration)
+    services = build_trackers(recipe, folder.path, show.tell)
+    live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
+    trackers = [folder, show, *services, *live]
     try:
-        rows = loop.train(trainer, judges, folder, [folder, show], show.advance)
+        with Interrupt(show.tell) as interrupt:
+            rows = Loop(trainer, judges, folder, trackers, show.advance, interrupt).run(start, base)
     finally:
-        show.close()
-    console.print(table(rows, {reward.label for reward in recipe.rewards}))
-    console.print(
-        f"{time.perf_counter() - started:.0f} s   before and after: {folder.path / 'before_after.png'}   "
-        f"adapter: {checkpoint.newest(folder.checkpoints)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        for tracker in trackers:
+            tracker.close()
+    if rows is None:
+        done = len(RunReader(folder.path).metrics())
+        console.print(
+            f"stopped after {done} of {recipe.training.iterations} iterations; go on with: "
+            f"stepcredit train --resume {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return Run(folder.path, [], interrupt.signal)
+    console.print(differences(rows, {reward.label for reward in recipe.rewards}))
+    places = {
+        "before and after": folder.path / "before_after.png",
+        "adapter": checkpoint.listed(folder.checkpoints)[-1],
+    }
+    places |= {"report": folder.path / "report.html"} if live else {}
+    told = "   ".join(f"{what}: {where}" for what, where in places.items())
+    console.print(f"{time.perf_counter() - began:.0f} s   {told}", highlight=False, soft_wrap=True)
     return Run(folder.path, rows)
+
+
+def evaluate(
+    run: str | Path, *, iteration: int | None = None, raw: bool = False, count: int | None = None
+) -> tuple[Path, dict]:
+    """Score base and a checkpoint on held-out captions with the same noise; returns the JSON file and its content.
+
+    `iteration` names the checkpoint, by default the newest whole one; `raw` takes the last weights instead of their
+    moving average; `count` is the number of pictures, by default the recipe's.
+    """
+    reader = RunReader(run)
+    recipe = load_recipe(reader.path / "run.yaml")
+    if count is not None:
+        recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"count": count})})
+    checkpoints = reader.path / "checkpoints"
+    chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
+    judges, policy = build_judges(recipe, build_rewards(recipe.rewards)), build_policy(recipe)
+    base = look(policy, recipe, judges, iteration=0, weights="base")
+    weights = checkpoint.restore_weights(chosen, policy, raw=raw)
+    tuned = look(policy, recipe, judges, iteration=int(chosen.name), weights=weights)
+    found = summarise(base, tuned, reader.trained)
+    name = f"evaluations/{chosen.name}-{weights}-{len(base.prompts)}.json"
+    write_json(reader.path / name, found)
+    return reader.path / name, found
 
 
 def sample(
@@ -80,8 +188,9 @@ def sample(
     out: Path | None = None,
 ) -> Path:
     """Draw pictures with a run's newest checkpoint, beside its base from the same noise; returns the picture's path."""
-    folder = RunFolder.open(Path(run))
-    recipe = load_recipe(folder.path / "run.yaml")
+    reader = RunReader(run)
+    recipe = load_recipe(reader.path / "run.yaml")
+    chosen, _ = checkpoint.newest(reader.path / "checkpoints")
     policy = build_policy(recipe)
     draw = partial(
         draw_pictures,
@@ -94,28 +203,13 @@ def sample(
         micro_batch=recipe.rollout.micro_batch,
     )
     base = draw()
-    checkpoint.restore_weights(checkpoint.newest(folder.checkpoints), policy, raw=raw)
+    checkpoint.restore_weights(chosen, policy, raw=raw)
     tuned = draw()
-    path = out or folder.path / "samples.png"
+    path = out or reader.path / "samples.png"
     captions = [prompt for prompt in prompts for _ in range(count)]
     before_after(path, captions, base, tuned, columns=min(count, 6))
     return path
 
 
-def table(rows: Sequence[Difference], trained: set[str]) -> Table:
-    """Base against tuned, for the terminal."""
-    shown = Table("held-out captions", "", "base", "tuned", "difference", "95 % interval", "", header_style="bold")
-    for column in shown.columns[2:6]:
-        column.justify = "right"
-    for row in rows:
-        verdict = "[green]up[/]" if row.low > 0 else "[red]down[/]" if row.high < 0 else "unclear"
-        shown.add_row(
-            row.name,
-            "trained" if row.name in trained else "held out",
-            f"{row.base:.4f}",
-            f"{row.tuned:.4f}",
-            f"{row.difference:+.4f}",
-            f"[{row.low:+.4f}, {row.high:+.4f}]".replace("[", "\\[", 1),
-            verdict,
-        )
-    return shown
+def _flags(settings: Mapping[str, object]) -> list[str]:
+    return [f"--{key}={json.dumps(value, default=str)}" for key, value in settings.items()]

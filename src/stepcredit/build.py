@@ -1,6 +1,8 @@
 """Recipe to objects: the only factory in the house."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,14 +11,18 @@ import torch
 from stepcredit.config.policies import Flux
 from stepcredit.config.recipe import Recipe
 from stepcredit.config.rewards import HPS, Aesthetic, ClipT, Composition, Custom, Diversity, RewardChoice
+from stepcredit.config.tracking import TensorBoard, TrackingChoice, Trackio, WandB
 from stepcredit.folders import resolve
 from stepcredit.methods.base import Method
 from stepcredit.policies.flux import FluxPolicy
 from stepcredit.prompts.sources import from_settings
-from stepcredit.protocols import Reward
+from stepcredit.protocols import Reward, Tracker
 from stepcredit.rewards import aesthetic, clip, clip_t, composition, custom, diversity, hps
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.plan import every_step
+from stepcredit.tracking.guarded import Guarded
+from stepcredit.tracking.tensorboard import TensorBoardTracker
+from stepcredit.tracking.wandb import WandBTracker
 from stepcredit.training.anchors import Average
 from stepcredit.training.loop import Judges
 from stepcredit.training.step import Trainer
@@ -32,8 +38,8 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    prompts, asked = from_settings(recipe.prompts), from_settings(recipe.evaluation.prompts)
-    rewards, held_out = build_rewards(recipe.rewards), build_rewards(recipe.held_out)
+    prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards)
+    judges = build_judges(recipe, rewards)
     method = cast(Method, recipe.method)
     plan = every_step(
         recipe.rollout.steps,
@@ -71,7 +77,29 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
         optimiser=optimiser,
         average=Average(policy.parameters(), training.ema) if training.ema is not None else None,
     )
-    return trainer, Judges(asked, rewards.joined(held_out))
+    return trainer, judges
+
+
+def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:
+    """Who evaluates: the trained rewards, which are there already, and the held-out ones."""
+    return Judges(from_settings(recipe.evaluation.prompts), rewards.joined(build_rewards(recipe.held_out)))
+
+
+def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> list[Guarded]:
+    """The services of the recipe; one that cannot even start is told of and left out."""
+    return [Guarded(choice.type, partial(_tracker, choice, recipe, folder), tell) for choice in recipe.tracking]
+
+
+def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
+    about = {"name": folder.name, "config": recipe.model_dump(mode="json")}
+    match choice:
+        case TensorBoard():
+            return TensorBoardTracker(choice.folder or folder / "tensorboard")
+        case WandB():
+            module = importlib.import_module("wandb")
+            return WandBTracker(module, project=choice.project, mode=choice.mode, dir=str(folder), **about)
+        case Trackio():
+            return WandBTracker(importlib.import_module("trackio"), project=choice.project, **about)
 
 
 def build_rewards(settings: Sequence[RewardChoice]) -> RewardSuite:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from drawn_runs import drawn_run
 from stepcredit import __version__, cli
 
+COMMANDS = ("train", "evaluate", "report", "show", "compare", "cite", "sample", "methods", "doctor")
 HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'}"
 
 
@@ -19,6 +21,11 @@ def run(*arguments: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return drawn_run(tmp_path_factory.mktemp("runs") / "finished")
 
 
 def loaded_by(arguments: list[str]) -> str:
@@ -36,8 +43,17 @@ def test_help_loads_no_torch():
     assert loaded_by(["--help"]) == "loaded: []"
 
 
-def test_help_of_a_command_loads_no_torch():
-    assert loaded_by(["train", "--help"]) == "loaded: []"
+def test_help_of_every_command_loads_no_torch():
+    script = (
+        "import sys\n"
+        "from stepcredit.cli import main\n"
+        f"for command in {COMMANDS!r}:\n"
+        "    try:\n        main([command, '--help'])\n    except SystemExit as stop:\n        assert not stop.code\n"
+        f"print('loaded:', sorted({HEAVY} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert all(f"stepcredit {command}" in done.stdout for command in COMMANDS)
 
 
 def test_a_refused_recipe_loads_no_models():
@@ -60,7 +76,7 @@ def test_a_real_process_exits_with_2_and_a_message_on_stderr(tmp_path):
 def test_help_names_the_commands(capsys):
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("train", "sample", "methods", "doctor"))
+    assert all(command in shown for command in COMMANDS)
 
 
 def test_version(capsys):
@@ -88,9 +104,109 @@ def test_a_command_line_that_makes_no_sense_fails(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_sampling_from_something_that_is_no_run_fails_clearly(tmp_path, capsys):
-    assert run("sample", str(tmp_path), "--prompt", "a red circle") == 2
+@pytest.mark.parametrize(
+    ("what", "wanted"),
+    [
+        ("missing", "there is no folder"),
+        ("empty", "is empty"),
+        ("something", "is not a run: it has no run.yaml"),
+        ("half", "is half-written"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "report", "show", "compare", "cite", "sample"])
+def test_what_is_no_run_is_refused_without_a_traceback(tmp_path, capsys, command, what, wanted):
+    (tmp_path / "empty").mkdir()
+    for name, file in {"something": "notes.txt", "half": "run.yaml"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("seed: 1\n")
+    more = ["--prompt", "a red circle"] if command == "sample" else []
+    assert run(command, str(tmp_path / what), *more) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error:")
+    assert wanted in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_a_report_is_written_and_named(drawn, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert run("report", str(drawn), "--out", str(out)) == 0
+    assert f"{out} (0.2 MB)" in capsys.readouterr().out
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert run("report", str(drawn)) == 0
+    assert (drawn / "report.html").is_file()
+
+
+def test_a_report_that_cannot_be_written_fails_clearly(drawn, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert run("report", str(drawn), "--out", str(tmp_path / "file" / "page.html")) == 2
+    assert "choose another place with --out" in capsys.readouterr().err
+
+
+def test_a_run_is_shown(drawn, capsys):
+    assert run("show", str(drawn)) == 0
+    shown = capsys.readouterr().out
+    assert "finished after 6 iterations" in shown
+    assert "trained rewards rose" in shown
+
+
+def test_brackets_in_a_path_are_shown_as_they_are(tmp_path, capsys):
+    path = drawn_run(tmp_path / "[red]run")
+    assert run("show", str(path)) == 0
+    assert run("report", str(path)) == 0
+    assert run("compare", str(path), str(drawn_run(tmp_path / "b", seed=1)), "--out", str(tmp_path / "[i]out-0.5")) == 0
+    shown = capsys.readouterr().out
+    assert f"{path}: finished" in shown
+    assert f"{path}/report.html" in shown
+    assert f"{tmp_path}/[i]out-0.5.md" in shown
+
+
+def test_citing_prints_bibtex_and_nothing_else(drawn, capsys):
+    assert run("cite", str(drawn)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["% method otca", "@misc{2604.19234,"]
+    assert {line[0] for line in lines if line} == {"%", "@", " ", "}"}
+
+
+def test_a_comparison_is_printed_and_drawn(drawn, tmp_path, capsys):
+    other = drawn_run(tmp_path / "other", method="dance_grpo")
+    assert run("compare", str(drawn), str(other), "--out", str(tmp_path / "found"), "--cost", "pictures") == 0
+    shown = capsys.readouterr().out
+    table = (tmp_path / "found.md").read_text(encoding="utf-8")
+    assert table in shown
+    assert "method = dance_grpo (1 seeds)" in table
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_that_cannot_be_compared_are_refused_and_nothing_is_written(drawn, tmp_path, capsys):
+    out = tmp_path / "found"
+    other = drawn_run(tmp_path / "other", held_out=[])
+    assert run("compare", str(drawn), "--out", str(out)) == 2
+    assert run("compare", str(drawn), str(other), "--out", str(out)) == 2
+    assert run("compare", str(drawn), str(drawn), "--by", "method.flor", "--out", str(out)) == 2
+    errors = capsys.readouterr().err
+    assert "wanted at least 2" in errors
+    assert "cannot be compared" in errors
+    assert 'did you mean "floor"?' in errors
+    assert not list(tmp_path.glob("found*"))
+
+
+def test_only_a_run_can_be_gone_on_with(tmp_path, capsys):
+    assert run("train", "--resume", str(tmp_path / "nowhere")) == 2
     assert "is not a run: it has no run.yaml" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [("recipes/scenes/otca.yaml",), ("--dry-run",)])
+def test_going_on_takes_the_recipe_of_the_run(drawn, capsys, more):
+    assert run("train", *more, "--resume", str(drawn)) == 2
+    assert "goes on with the recipe in the run folder" in capsys.readouterr().err
+
+
+def test_going_on_with_another_method_is_refused_before_anything_is_loaded(drawn, capsys):
+    before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"}
+    assert run("train", "--resume", str(drawn), "--method.floor", "0.1") == 2
+    assert "cannot go on with another method.floor" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"} == before
 
 
 def test_training_into_a_full_folder_is_refused_before_anything_is_loaded(tmp_path, capsys):

@@ -31,7 +31,7 @@ from stepcredit.rewards.diversity import Diversity
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import parse
 from stepcredit.scenes.renderer import draw
-from stepcredit.training.loop import watch
+from stepcredit.training.loop import watch_rewards
 from stepcredit.training.step import reward_metrics, step
 
 PICTURES = batch(noise_pictures(4))
@@ -156,22 +156,22 @@ def test_a_reward_that_scored_nothing_has_no_mean():
 def test_a_run_stops_when_a_reward_is_silent_for_three_iterations_in_a_row():
     nothing = table("r", [[float("nan")] * 2], ("r: raised RuntimeError: no ink",))
     silent = {"r": 0}
-    watch(silent, nothing)
-    watch(silent, nothing)
+    watch_rewards(silent, nothing)
+    watch_rewards(silent, nothing)
     with pytest.raises(
         RewardError, match=r"reward r could not score anything in 3 iterations in a row: r: raised.*no ink"
     ):
-        watch(silent, nothing)
+        watch_rewards(silent, nothing)
 
 
 def test_one_score_breaks_the_silence():
     nothing, something = table("r", [[float("nan")] * 2]), table("r", [[float("nan"), 1.0]])
     silent = {"r": 0}
     for seen in (nothing, nothing, something, nothing, nothing):
-        watch(silent, seen)
+        watch_rewards(silent, seen)
     assert silent == {"r": 2}
     with pytest.raises(RewardError, match="it returned NaN only"):
-        watch(silent, nothing)
+        watch_rewards(silent, nothing)
 
 
 # Diversity and composition
@@ -391,7 +391,7 @@ def test_the_reason_of_silence_is_that_of_the_silent_reward():
     nothing = table("clip", [[float("nan")] * 2], ("clip_t: raised RuntimeError: another reward",))
     silent = {"clip": 2}
     with pytest.raises(RewardError) as caught:
-        watch(silent, nothing)
+        watch_rewards(silent, nothing)
     assert "another reward" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The run folder: never writes over another run, files for anybody to read, checkpoints whole or not there."""
+"""The run folder: never writes over another run, one writer at a time, files for anybody to read."""
 
 import json
 import math
@@ -6,51 +6,66 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fakes import FakePolicy
-from stepcredit.errors import RunError, WeightsError
+from stepcredit.errors import RunError
 from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
-from stepcredit.training import checkpoint
-from stepcredit.training.anchors import Average
+from stepcredit.runs.looks import Look
+from stepcredit.runs.reader import read_lines
 
 
 def snapshot(folder):
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def trained_policy(steps=2, seed=0):
-    """A policy with an optimiser that has moments, and an average."""
-    policy = FakePolicy(seed)
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=0.1)
-    average = Average(policy.parameters(), 0.5)
-    for _ in range(steps):
-        for parameter in policy.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimiser.step()
-        average.follow()
-    return policy, optimiser, average
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def made_credit():
+    P, G, N, K = 2, 3, 4, 2
+    generator = torch.Generator().manual_seed(0)
+    return Credit(
+        per_step=torch.randn(P, G, N, generator=generator, dtype=torch.float64),
+        weights=torch.rand(G, P, N, generator=generator).transpose(0, 1),
+        mixed=torch.randn(P, G, generator=generator),
+        advantages=torch.tensor([1.0, torch.nan]).expand(P, G, K),
+        coefficients=torch.tensor([1.0, 2.0]).expand(P, G, K),
+        strength=torch.zeros(P, G),
+    )
+
+
+def write_iteration(folder, iteration):
+    """Everything that an iteration and the look after it leave behind."""
+    folder.log(StepReport(iteration, {"reward/a": 0.1 + iteration, "reward/b": math.nan}))
+    folder.problems(iteration, ["a: ran out of ink"])
+    table = RewardTable(("a", "b"), torch.zeros(2, 3, 2))
+    folder.credit(iteration, made_credit(), np.zeros((2, 3, 5), np.float32), table, ["x", "y"])
+    picture = np.zeros((8, 8, 3), np.uint8)
+    folder.look(Look(iteration + 1, "trained", ("a",), (0,), ("x",), np.ones((1, 1)), {0: picture}), [0])
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
     folder = RunFolder.create(tmp_path / "a" / "b")
-    assert folder.path.is_dir()
-    assert not list(folder.path.iterdir())
+    assert folder.path == tmp_path / "a" / "b"
+    assert not visible(folder.path)
 
 
-def test_an_empty_folder_is_taken(tmp_path):
-    assert RunFolder.create(tmp_path).path == tmp_path
+def test_an_empty_folder_is_taken_and_so_is_one_where_a_run_never_began(tmp_path):
+    folder = RunFolder.create(tmp_path)
+    assert folder.path == tmp_path
+    folder.release()
+    RunFolder.create(tmp_path)
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_was(tmp_path):
     (tmp_path / "run.yaml").write_text("seed: 1\n")
     (tmp_path / "checkpoints").mkdir()
     before = snapshot(tmp_path)
-    with pytest.raises(RunError, match=r"not empty; nothing was changed.*--output\.folder"):
+    with pytest.raises(RunError, match=rf"nothing was changed.*--output\.folder.*--resume {tmp_path}"):
         RunFolder.create(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -64,20 +79,30 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     assert (tmp_path / "run").read_text() == "x"
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["pathlib.Path.mkdir", "stepcredit.runs.folder.FileLock.acquire"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, where):
     def denied(self, *arguments, **settings):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr("pathlib.Path.touch", denied)
+    monkeypatch.setattr(where, denied)
     with pytest.raises(RunError, match=r"cannot be written \(Permission denied\)"):
         RunFolder.create(tmp_path / "run")
 
 
-def test_only_a_run_can_be_opened(tmp_path):
+def test_only_a_run_can_be_reopened(tmp_path):
     with pytest.raises(RunError, match=r"is not a run: it has no run\.yaml"):
-        RunFolder.open(tmp_path)
+        RunFolder.reopen(tmp_path)
     (tmp_path / "run.yaml").write_text("seed: 1\n")
-    assert RunFolder.open(tmp_path).path == tmp_path
+    assert RunFolder.reopen(tmp_path).path == tmp_path
+
+
+def test_a_run_has_one_writer_at_a_time(tmp_path):
+    folder = RunFolder.create(tmp_path)
+    folder.write_text("run.yaml", "seed: 1\n")
+    with pytest.raises(RunError, match="is being written by another process"):
+        RunFolder.reopen(tmp_path)
+    folder.release()
+    RunFolder.reopen(tmp_path)
 
 
 def test_the_log_is_json_lines_with_null_for_what_is_not_a_number(tmp_path):
@@ -93,202 +118,72 @@ def test_the_log_is_json_lines_with_null_for_what_is_not_a_number(tmp_path):
         {"iteration": 0, "reward/a": 0.5, "reward/b": None, "update/loss": None},
         {"iteration": 1, "reward/a": 1.0},
     ]
-    assert folder.metrics() == [json.loads(line) for line in lines]
-
-
-def test_a_run_without_a_log_has_no_metrics(tmp_path):
-    assert RunFolder.create(tmp_path).metrics() == []
 
 
 def test_credit_tensors_come_back_as_they_were(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    values = {
-        "per_step": torch.randn(2, 3, 4, generator=generator, dtype=torch.float64),
-        "weights": torch.rand(2, 3, 4, generator=generator).transpose(0, 1).contiguous().transpose(0, 1),
-        "mixed": torch.randn(2, 3, generator=generator),
-        "advantages": torch.tensor([[[1.0, torch.nan]] * 3] * 2),
-        "coefficients": torch.tensor([1.0, 2.0]).expand(2, 3, 2),
-        "strength": torch.zeros(2, 3),
-    }
-    scores = torch.randn(2, 3, 2, generator=generator)
+    credit, scores = made_credit(), torch.randn(2, 3, 2)
+    similarity = np.random.default_rng(0).random((2, 3, 5), dtype=np.float32)
     folder = RunFolder.create(tmp_path / "run")
-    folder.credit(7, Credit(**values), RewardTable(("a", "b"), scores), ["a red circle", "zwei Äpfel"])
+    folder.credit(7, credit, similarity, RewardTable(("a", "b"), scores), ["a red circle", "zwei Äpfel"])
 
     path = folder.path / "credit" / "000007.safetensors"
     stored = load_file(path)
-    assert stored.keys() == {*values, "rewards"}
-    for name, value in {**values, "rewards": scores}.items():
+    wanted = {**credit.tensors(), "rewards": scores, "similarity": torch.from_numpy(similarity)}
+    assert stored.keys() == wanted.keys()
+    for name, value in wanted.items():
         assert stored[name].dtype == torch.float32
         torch.testing.assert_close(stored[name], value.float(), equal_nan=True, rtol=0, atol=0)
     with safe_open(path, "pt") as file:
         notes = file.metadata()
     assert json.loads(notes["objectives"]) == ["a", "b"]
     assert json.loads(notes["prompts"]) == ["a red circle", "zwei Äpfel"]
-    assert [file.name for file in path.parent.iterdir()] == ["000007.safetensors"]
+    assert visible(path.parent) == ["000007.safetensors"]
 
 
-def test_pictures_are_kept_with_their_captions(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    folder = RunFolder.create(tmp_path / "run")
-    folder.pictures(10, "samples", list(images), ["a red circle", "ein Käfer"])
-    place = folder.path / "samples" / "000010"
-    assert (place / "captions.txt").read_text(encoding="utf-8").splitlines() == ["a red circle", "ein Käfer"]
-    np.testing.assert_array_equal(np.asarray(Image.open(place / "01.png")), images[1])
+def test_rewinding_forgets_what_came_later_and_nothing_else(tmp_path):
+    folder = RunFolder.create(tmp_path)
+    for iteration in range(2):
+        write_iteration(folder, iteration)
+    (folder.checkpoints / "000002").mkdir(parents=True)
+    before = snapshot(tmp_path)
+    for iteration in range(2, 4):
+        write_iteration(folder, iteration)
+    (folder.checkpoints / "000004").mkdir()  # a damaged one
+    folder.write_json("result.json", {})
+    (tmp_path / "before_after.png").write_bytes(b"")
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # from here on: what a killed process may leave
+        file.write('{"iteration": 4, "rew')
+    (tmp_path / "credit" / "000004.safetensors.writing").write_bytes(b"")
+    (tmp_path / "samples" / ".000005.writing").mkdir()
+    (folder.checkpoints / ".000002.removed").mkdir()
+    folder.rewind(2)
+    assert snapshot(tmp_path) == before
 
 
-def test_the_environment_names_versions_and_device():
-    found = describe()
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["device"]
-    json.dumps(found)
-
-
-# Checkpoints
-
-
-@pytest.mark.parametrize("kind", ["average", "raw", "no average"])
-def test_a_checkpoint_puts_the_weights_back(tmp_path, kind):
-    policy, optimiser, average = trained_policy()
-    raw = [parameter.detach().clone() for parameter in policy.parameters()]
-    mean = [tensor.clone() for tensor in average.tensors]
-    assert not torch.equal(raw[0], mean[0])
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, None if kind == "no average" else average)
-    assert target == tmp_path / "000005"
-
-    fresh = FakePolicy(9)
-    checkpoint.restore_weights(target, fresh, raw=kind == "raw")
-    for parameter, wanted in zip(fresh.parameters(), mean if kind == "average" else raw, strict=True):
-        assert torch.equal(parameter.data, wanted)
-
-
-def test_a_checkpoint_holds_moments_steps_and_both_adapters(tmp_path):
-    policy, optimiser, average = trained_policy(steps=3)
-    raw = [parameter.detach().clone() for parameter in policy.parameters()]
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, average)
-    assert json.loads((target / "state.json").read_text()) == {"iteration": 5, "optimiser_steps": 3}
-    state = load_file(target / "state.safetensors")
-    for index, parameter in enumerate(policy.parameters()):
-        assert torch.equal(state[f"exp_avg.{index}"], optimiser.state[parameter]["exp_avg"])
-        assert torch.equal(state[f"exp_avg_sq.{index}"], optimiser.state[parameter]["exp_avg_sq"])
-    adapter = load_file(target / "adapter" / "weights.safetensors")
-    mean = load_file(target / "average" / "weights.safetensors")
-    assert torch.equal(adapter["0.weight"], raw[0])
-    assert torch.equal(mean["0.weight"], average.tensors[0])
-    assert all(torch.equal(p.data, old) for p, old in zip(policy.parameters(), raw, strict=True))  # swapped back
-
-
-def test_a_checkpoint_before_any_optimiser_step_is_whole(tmp_path):
-    policy = FakePolicy()
-    target = checkpoint.save(tmp_path, 1, policy, torch.optim.AdamW(policy.parameters()), None)
-    assert json.loads((target / "state.json").read_text())["optimiser_steps"] == 0
-    assert not (target / "average").exists()
-
-
-def test_a_checkpoint_that_fails_leaves_the_older_one_whole_and_nothing_half_written(tmp_path, monkeypatch):
-    policy, optimiser, average = trained_policy()
-    older = checkpoint.save(tmp_path, 5, policy, optimiser, average)
+def test_a_full_disk_ends_the_run_with_the_name_of_the_file(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path)
+    write_iteration(folder, 0)
     before = snapshot(tmp_path)
 
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(RunError, match=r"000010 could not be written .*No space left.*earlier checkpoints are whole"):
-        checkpoint.save(tmp_path, 10, policy, optimiser, average)
-    with pytest.raises(RunError):  # the same number again: the one that is there must survive
-        checkpoint.save(tmp_path, 5, policy, optimiser, average)
-    assert snapshot(tmp_path) == before
-    assert checkpoint.newest(tmp_path) == older
-    checkpoint.restore_weights(older, FakePolicy())
-
-
-def test_a_policy_that_cannot_be_saved_leaves_the_average_out_of_the_weights(tmp_path, monkeypatch):
-    policy, optimiser, average = trained_policy()
-    raw = [parameter.detach().clone() for parameter in policy.parameters()]
-    save = policy.save
-
-    def fails_on_average(folder):
-        if folder.name == "average":
-            raise OSError(28, "No space left on device")
-        save(folder)
-
-    monkeypatch.setattr(policy, "save", fails_on_average)
-    with pytest.raises(RunError):
-        checkpoint.save(tmp_path, 10, policy, optimiser, average)
-    assert all(torch.equal(p.data, old) for p, old in zip(policy.parameters(), raw, strict=True))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_newest_checkpoint_is_the_latest_whole_one(tmp_path):
-    policy, optimiser, average = trained_policy()
-    for iteration in (5, 100, 20):
-        checkpoint.save(tmp_path, iteration, policy, optimiser, average)
-    (tmp_path / "000200").mkdir()  # no state.json: not whole
-    (tmp_path / ".000300.writing").mkdir()
-    assert checkpoint.newest(tmp_path) == tmp_path / "000100"
-
-
-def test_a_run_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(RunError, match="holds no checkpoint"):
-        checkpoint.newest(tmp_path / "checkpoints")
-
-
-def test_weights_of_another_shape_are_refused(tmp_path):
-    policy, optimiser, _ = trained_policy()
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, None)
-    other = FakePolicy()
-    other.network[2] = torch.nn.Linear(3, 12)
-    with pytest.raises(WeightsError, match="does not fit the run's recipe"):
-        checkpoint.restore_weights(target, other)
-
-
-def test_weights_of_a_larger_policy_are_missing(tmp_path):
-    policy, optimiser, _ = trained_policy()
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, None)
-    other = FakePolicy()
-    other.network.append(torch.nn.Linear(12, 12))
-    with pytest.raises(WeightsError, match="does not fit the run's recipe"):
-        checkpoint.restore_weights(target, other)
-
-
-# Known defects
-
-
-def test_a_checkpoint_that_safetensors_cannot_write_is_a_run_error(tmp_path, monkeypatch):
-    policy, optimiser, average = trained_policy()
-    real = checkpoint.save_file
-    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: real(tensors, tmp_path / "no" / "x.safetensors"))
-    with pytest.raises(RunError):
-        checkpoint.save(tmp_path / "checkpoints", 5, policy, optimiser, average)
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_refused_weights_leave_the_policy_as_it_was(tmp_path):
-    policy, optimiser, _ = trained_policy()
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, None)
-    other = FakePolicy(3)
-    other.network[2] = torch.nn.Linear(3, 12)
-    before = [parameter.detach().clone() for parameter in other.parameters()]
-    with pytest.raises(WeightsError):
-        checkpoint.restore_weights(target, other)
-    assert all(torch.equal(p.data, old) for p, old in zip(other.parameters(), before, strict=True))
-
-
-def test_weights_of_a_smaller_policy_are_refused(tmp_path):
-    policy = FakePolicy()
-    policy.network.append(torch.nn.Linear(12, 12))
-    target = checkpoint.save(tmp_path, 5, policy, torch.optim.AdamW(policy.parameters()), None)
-    with pytest.raises(WeightsError):
-        checkpoint.restore_weights(target, FakePolicy())
-
-
-def test_a_damaged_checkpoint_is_refused_clearly(tmp_path):
-    policy, optimiser, _ = trained_policy()
-    target = checkpoint.save(tmp_path, 5, policy, optimiser, None)
-    state = target / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises((RunError, WeightsError)):
-        checkpoint.restore_weights(target, FakePolicy())
+    monkeypatch.setattr("pathlib.Path.open", full)
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("stepcredit.runs.folder.save_file", full)
+    with pytest.raises(RunError, match=r"metrics\.jsonl could not be written .*No space left.*--resume"):
+        folder.log(StepReport(1, {}))
+    with pytest.raises(RunError, match=r"result\.json could not be written"):
+        folder.write_json("result.json", {})
+    with pytest.raises(RunError, match=r"samples/000001 could not be written"):
+        folder.look(Look(1, "trained", ("a",), (0,), ("x",), np.ones((1, 1)), {}), [])
+    table = RewardTable(("a", "b"), torch.zeros(2, 3, 2))
+    with pytest.raises(RunError, match=r"000001\.safetensors could not be written"):
+        folder.credit(1, made_credit(), np.zeros((2, 3, 5), np.float32), table, ["x", "y"])
+    monkeypatch.undo()
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert all(".writing" in name for name in after.keys() - before.keys())
 
 
 def test_the_half_written_last_line_of_a_killed_run_is_skipped(tmp_path):
@@ -296,4 +191,11 @@ def test_the_half_written_last_line_of_a_killed_run_is_skipped(tmp_path):
     folder.log(StepReport(0, {"reward/a": 0.5}))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 1, "rew')
-    assert [line["iteration"] for line in folder.metrics()] == [0]
+    assert [line["iteration"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0]
+
+
+def test_the_environment_names_versions_and_device():
+    found = describe()
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["device"]
+    json.dumps(found)

@@ -279,6 +279,61 @@ def draw_log_probs(case):
     return found
 
 
+# Step by step
+
+
+def test_deviation_and_clipping_are_told_step_by_step_and_their_mean_over_pairs_is_the_total():
+    case = Case(lr=0.05, method={"noise_level": 0.5, "clip": 1e-3})
+    sparse = case.credit.per_step.clone()
+    sparse[0, :3, 1] = 0
+    seen = case.apply(case.made_credit(sparse), updates=3, passes=2)
+    counts = [2 * 8, 2 * 5, 2 * 8]  # 2 prompts x 4 members, twice; three of them have no credit at step 1
+    assert seen["update/pairs"] == sum(counts)
+    for name in ("update/ratio_deviation", "update/clip_fraction"):
+        steps = [seen[f"{name}/{step:02d}"] for step in range(3)]
+        assert len(set(steps)) > 1
+        assert sum(n * value for n, value in zip(counts, steps, strict=True)) / sum(counts) == pytest.approx(seen[name])
+    assert "update/ratio_deviation/03" not in seen  # the last step is not trained
+
+
+def test_the_deviation_of_a_step_is_that_of_its_own_moves():
+    """One pass moves the weights, the second sees every pair once; the log-ratio is worked out by hand."""
+    case = Case(lr=0.05, method={"type": "dance_grpo", "noise_level": 0.5, "clip": 1e-3})
+    first = case.apply()
+    second = Case(lr=0.05, method={"type": "dance_grpo", "noise_level": 0.5, "clip": 1e-3})
+    both = second.apply(passes=2)
+    ratio = (draw_log_probs(case) - case.trajectory.log_probs).exp()  # after the first pass
+    past = ((case.credit.per_step > 0) & (ratio > 1.001)) | ((case.credit.per_step < 0) & (ratio < 0.999))
+    for at in range(3):
+        assert first[f"update/ratio_deviation/{at:02d}"] < 1e-5
+        moved = float((ratio[..., at] - 1).abs().mean()) / 2  # the mean over both passes, the first one 0
+        assert both[f"update/ratio_deviation/{at:02d}"] == pytest.approx(moved, abs=1e-5)
+        assert both[f"update/clip_fraction/{at:02d}"] == float(past[..., at].float().mean()) / 2
+    assert past.any()
+
+
+def test_steps_without_any_credit_have_no_numbers_of_their_own():
+    case = Case()
+    sparse = torch.zeros_like(case.credit.per_step)
+    sparse[..., 1] = 1.0
+    seen = case.apply(case.made_credit(sparse))
+    assert [key for key in seen if key.startswith("update/ratio_deviation/")] == ["update/ratio_deviation/01"]
+    assert seen["update/pairs"] == 8
+    assert Case().apply(case.made_credit(0 * sparse))["update/pairs"] == 0
+
+
+def test_a_rollouts_cost_counts_a_gradient_as_two_forwards_more_and_the_reference_as_one():
+    plain = step(make_trainer(), 0).report.metrics
+    assert plain["cost/pictures"] == 8
+    assert plain["cost/forwards"] == 8 * 4 + 3 * plain["update/pairs"] == 8 * 4 + 3 * 24
+    with_kl = step(make_trainer(method={"type": "flow_grpo", "kl_weight": 1.0}), 0).report.metrics
+    assert with_kl["cost/forwards"] == 8 * 4 + 4 * 24
+    twice = step(make_trainer(training={"passes": 2, "updates": 2}), 0).report.metrics
+    assert twice["cost/forwards"] == 8 * 4 + 3 * 48
+    nothing = step(make_trainer([Constant()]), 0).report.metrics
+    assert nothing["cost/forwards"] == 8 * 4
+
+
 # KL
 
 

@@ -90,6 +90,18 @@ def parse_flags(tokens: Sequence[str]) -> list[tuple[str, Any]]:
     return sorted(pairs, key=lambda pair: not pair[0].endswith(".type"))  # a type first, then its settings
 
 
+def changed_keys(before: Recipe, after: Recipe) -> list[str]:
+    """Dotted keys whose values differ."""
+    old, new = (_flat(recipe.model_dump(mode="json")) for recipe in (before, after))
+    return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    return {k: v for key, value in data.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -10,6 +10,7 @@ from stepcredit.config.policies import PolicyChoice
 from stepcredit.config.prompts import PromptChoice, ScenesPrompts
 from stepcredit.config.rewards import RewardChoice
 from stepcredit.config.strict import Strict
+from stepcredit.config.tracking import TrackingChoice
 from stepcredit.errors import RecipeError, nearest
 
 
@@ -66,6 +67,10 @@ class Evaluation(Strict):
     """Pictures in the table of base against tuned."""
     steps: int | None = Field(default=None, ge=2)
     """Sampler steps (deterministic sampler); null is the rollout's number."""
+    every: int = Field(default=10, ge=1)
+    """Iterations between looks at a few of them while training runs."""
+    watch: int = Field(default=96, ge=4)
+    """Pictures in such a look, siblings of 4 for each caption; they are kept, and the report shows them."""
 
 
 class Output(Strict):
@@ -73,12 +78,16 @@ class Output(Strict):
 
     folder: Path | None = None
     """Where the run is written; null is runs/METHOD-SEED."""
-    pictures_every: int = Field(default=10, ge=1)
-    """Iterations between grids of pictures from fixed noise and captions."""
     credit_every: int = Field(default=1, ge=1)
     """Iterations between stored credit tensors."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Iterations between checkpoints; the last iteration always has one."""
+    keep: int = Field(default=3, ge=1)
+    """The last so many checkpoints are kept."""
+    keep_best: str | None = None
+    """A reward, trained or held out: the checkpoint whose look has its highest mean is kept as well."""
+    report: bool = True
+    """Whether report.html is kept current while training runs."""
 
 
 class Recipe(Strict):
@@ -103,6 +112,8 @@ class Recipe(Strict):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     output: Output = Output()
+    tracking: list[TrackingChoice] = Field(default_factory=list)
+    """Services that are told how the run goes, beside the run folder."""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -122,6 +133,8 @@ class Recipe(Strict):
                 f"reward {', '.join(twice)} is listed twice (rewards and held_out together); "
                 "remove one, or give one of them another `name`"
             )
+        if self.output.keep_best is not None and self.output.keep_best not in names:
+            raise ValueError(f'output.keep_best is "{self.output.keep_best}"; {nearest(self.output.keep_best, names)}')
         if getattr(self.method, "train_last", False) and getattr(self.method, "kernel", "") == "cps":
             raise ValueError(
                 "method.train_last needs a transition with noise at the end, and cps ends without; set it to false"

@@ -1,45 +1,23 @@
-"""Scores of a policy on held-out captions, always from the same noise, and the paired comparison of two of them."""
+"""A policy's pictures of held-out captions, always from the same noise, and their scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from stepcredit.protocols import Policy, PromptSource
 from stepcredit.records import RewardBatch
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import decode, sample_ode
 from stepcredit.rollout.noise import NoiseStream
+from stepcredit.runs.looks import Look, Weights
+from stepcredit.scenes.captions import parse
+from stepcredit.scenes.checker import Answers, questions
 
 SIBLINGS = 4  # pictures per caption draw, so that diversity can be measured
 _SEED = 20_260_419  # captions and noise of every evaluation, whatever the run's seed
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Pictures of one policy and their scores."""
-
-    names: tuple[str, ...]
-    scores: Float[np.ndarray, "B K"]
-    prompts: tuple[str, ...]
-    images: UInt8[np.ndarray, "B H W 3"]
-    errors: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One reward, tuned minus base, over the same captions and noise. `standard_error` and the 95 % interval treat
-    captions, not pictures, as independent."""
-
-    name: str
-    base: float
-    tuned: float
-    difference: float
-    standard_error: float
-    low: float
-    high: float
 
 
 def evaluate(
@@ -47,15 +25,18 @@ def evaluate(
     prompts: PromptSource,
     rewards: RewardSuite,
     *,
+    iteration: int,
+    weights: Weights,
     count: int,
     steps: int,
     shift: float | None,
     micro_batch: int,
     only: Sequence[int] | None = None,
-) -> HeldOut:
+) -> Look:
     """Draw `count` pictures (rounded up to whole groups of 4) with the deterministic sampler and score them.
 
-    With `only`, just these rows of them, which are the same pictures as in the whole.
+    With `only`, just these rows of them, which are the same pictures as in the whole. `iteration` and `weights` are
+    what the look says of itself.
     """
     drawn = prompts.draw(-(-count // SIBLINGS), seed=_SEED, iteration=0)
     rows = range(len(drawn) * SIBLINGS) if only is None else only
@@ -63,9 +44,36 @@ def evaluate(
         policy, drawn, members=SIBLINGS, rows=rows, steps=steps, shift=shift, seed=_SEED, micro_batch=micro_batch
     )
     texts = tuple(drawn[row // SIBLINGS] for row in rows)
-    groups = tuple(row // SIBLINGS for row in rows)
-    scores, errors = rewards.score(RewardBatch(images, texts, groups))
-    return HeldOut(rewards.names, scores, texts, images, errors)
+    scores, errors = rewards.score(RewardBatch(images, texts, tuple(row // SIBLINGS for row in rows)))
+    return Look(
+        iteration=iteration,
+        weights=weights,
+        names=rewards.names,
+        rows=tuple(rows),
+        prompts=texts,
+        scores=scores,
+        pictures=dict(zip(rows, images, strict=True)),
+        answers=checked(images, texts) if "composition" in rewards.names else {},
+        errors=errors,
+    )
+
+
+def watched(prompts: PromptSource, *, count: int, watch: int) -> list[int]:
+    """The rows that are looked at during training: whole groups of siblings, of as many captions as possible."""
+    drawn = prompts.draw(-(-count // SIBLINGS), seed=_SEED, iteration=0)
+    repeats = [drawn[:group].count(prompt) for group, prompt in enumerate(drawn)]  # 0: first time of this caption
+    groups = sorted(range(len(drawn)), key=lambda group: (repeats[group], group))[: -(-watch // SIBLINGS)]
+    return [group * SIBLINGS + sibling for group in sorted(groups) for sibling in range(SIBLINGS)]
+
+
+def checked(images: UInt8[np.ndarray, "B H W 3"], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The exact checker's answers, 1, 0 or NaN where the caption does not ask; nothing if a caption is foreign."""
+    captions = [parse(text) for text in texts]
+    found = [questions(image, caption) for image, caption in zip(images, captions, strict=True) if caption]
+    if len(found) < len(captions):
+        return {}
+    names = [item.name for item in fields(Answers)]
+    return {name: np.array([answers.get(name, np.nan) for answers in found], dtype=float) for name in names}
 
 
 @torch.no_grad()
@@ -92,33 +100,3 @@ def draw_pictures(
         told = condition[torch.tensor([rows[index] // members for index in part.tolist()])]
         finished.append(sample_ode(policy, told, levels, noise[part]))
     return decode(policy, torch.cat(finished), micro_batch)
-
-
-def compare(base: HeldOut, tuned: HeldOut, *, resamples: int = 2000) -> list[Difference]:
-    """Paired differences per reward with a bootstrap over captions."""
-    captions = np.array(base.prompts)
-    generator = np.random.default_rng(0)
-    rows = []
-    for column, name in enumerate(base.names):
-        change = tuned.scores[:, column] - base.scores[:, column]
-        known = np.isfinite(change)
-        if not known.any():
-            continue
-        _, caption = np.unique(captions[known], return_inverse=True)
-        sums = np.bincount(caption, weights=change[known])
-        counts = np.bincount(caption)
-        chosen = generator.integers(0, len(sums), size=(resamples, len(sums)))
-        means = sums[chosen].sum(1) / counts[chosen].sum(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        rows.append(
-            Difference(
-                name=name,
-                base=float(base.scores[known, column].mean()),
-                tuned=float(tuned.scores[known, column].mean()),
-                difference=float(change[known].mean()),
-                standard_error=float(means.std()),
-                low=float(low),
-                high=float(high),
-            )
-        )
-    return rows

@@ -1,50 +1,63 @@
-"""The run folder.
+"""The run folder: plain files that anybody can read without this package.
 
 run.yaml               the resolved recipe
 environment.json       versions, commit, device, reward fingerprints
 metrics.jsonl          one line per iteration
 problems.jsonl         what could not be scored, and why
 credit/000007.safetensors
-samples/000010/*.png   pictures from fixed noise and captions, captions.txt beside them
+samples/000010/        held-out captions with fixed noise: scores and pictures, see looks.py
 checkpoints/000100/    see training/checkpoint.py
+evaluations/           what `stepcredit evaluate` found
 result.json            base against tuned on held-out captions
-before_after.png
+before_after.png       report.html
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from safetensors.torch import save_file
+from filelock import FileLock, Timeout
+from safetensors.numpy import save_file
 
 from stepcredit.errors import RunError
 from stepcredit.records import Credit, RewardTable, StepReport
+from stepcredit.runs import looks
+from stepcredit.runs.looks import Look
+from stepcredit.runs.reader import read_lines
 
 
 class RunFolder:
-    """Writes a run. Create a new one with `create`; it never writes into a folder that holds another run."""
+    """Writes a run. One process at a time: it holds a lock until it ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{path} is being written by another process; wait for it, or stop it, before you go on with this run"
+            ) from None
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror})") from None
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        """A new run; never a folder that holds another."""
+        if path.exists() and (not path.is_dir() or any(item.name != ".lock" for item in path.iterdir())):
+            resumes = " To go on with it: stepcredit train --resume" if (path / "run.yaml").is_file() else ""
             raise RunError(
                 f"{path} exists already and is not empty; nothing was changed. Choose another with "
-                "--output.folder FOLDER, or remove it"
+                f"--output.folder FOLDER, or remove it.{resumes and f'{resumes} {path}'}"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".writable"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
             raise RunError(
                 f"{path} cannot be written ({error.strerror}); choose another with --output.folder"
@@ -52,51 +65,106 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def reopen(cls, path: Path) -> "RunFolder":
+        """A run that stopped, to go on with it."""
         if not (path / "run.yaml").is_file():
             raise RunError(f"{path} is not a run: it has no run.yaml. Give the folder that `stepcredit train` printed")
         return cls(path)
 
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    def rewind(self, iterations: int) -> None:
+        """Forget what was written after so many finished iterations; it will be written again."""
+        for name in ("metrics.jsonl", "problems.jsonl"):
+            path = self.path / name
+            kept = [line for line in read_lines(path) if line["iteration"] < iterations]
+            self.write_text(name, "".join(json.dumps(line) + "\n" for line in kept))
+        for path in (self.path / "credit").glob("*.safetensors*"):
+            if path.suffix != ".safetensors" or int(path.stem) >= iterations:
+                path.unlink()
+        for path in (self.path / "samples").glob("[0-9.]*"):
+            if path.name.startswith(".") or int(path.name) > iterations:
+                shutil.rmtree(path)
+        for path in self.checkpoints.glob("[0-9.]*"):  # newer ones are damaged, or it would go on from them
+            if path.name.startswith(".") or int(path.name) > iterations:
+                shutil.rmtree(path)
+        for name in ("result.json", "before_after.png"):
+            (self.path / name).unlink(missing_ok=True)
+
     def write_text(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text, encoding="utf-8")
+        write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.path / name, value)
+
+    def look(self, look: Look, kept: Collection[int]) -> None:
+        """Store a look at held-out captions, with the pictures of the rows in `kept`."""
+        path = self.path / "samples" / f"{look.iteration:06d}"
+        try:
+            looks.write(path, look, kept)
+        except OSError as error:
+            raise _full(path, error) from error
+
+    def credit(
+        self, iteration: int, credit: Credit, similarity: np.ndarray, rewards: RewardTable, prompts: Sequence[str]
+    ) -> None:
+        """Credit tensors and similarities `[P, G, L]` in float32, with raw scores, names and prompts."""
+        arrays = {name: tensor.float().numpy() for name, tensor in credit.tensors().items()}
+        arrays |= {"rewards": rewards.scores.numpy(), "similarity": similarity}
+        notes = {"objectives": json.dumps(rewards.names), "prompts": json.dumps(list(prompts), ensure_ascii=False)}
+        path = self.path / "credit" / f"{iteration:06d}.safetensors"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{path}.writing", notes)
+            os.replace(f"{path}.writing", path)
+        except Exception as error:  # safetensors has an exception of its own for a full disk
+            raise _full(path, error) from error
 
     # Tracker
     def log(self, report: StepReport) -> None:
         values = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"iteration": report.iteration, **values}) + "\n")
+        self._append("metrics.jsonl", [{"iteration": report.iteration, **values}])
 
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        with (self.path / "problems.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"iteration": iteration, "reason": reason}) + "\n" for reason in reasons)
+        self._append("problems.jsonl", [{"iteration": iteration, "reason": reason} for reason in reasons])
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        folder = self.path / name / f"{iteration:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{index:02d}.png")
-        (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+        pass  # a look has them already
+
+    def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
+        pass  # the credit file has them already
 
     def close(self) -> None:
         pass
 
-    def credit(self, iteration: int, credit: Credit, rewards: RewardTable, prompts: Sequence[str]) -> None:
-        """Credit tensors in float32, with raw scores, names and prompts."""
-        folder = self.path / "credit"
-        folder.mkdir(exist_ok=True)
-        tensors = {name: tensor.float().contiguous() for name, tensor in credit.tensors().items()}
-        notes = {"objectives": json.dumps(rewards.names), "prompts": json.dumps(list(prompts), ensure_ascii=False)}
-        path = folder / f"{iteration:06d}.safetensors"
-        save_file({**tensors, "rewards": rewards.scores.contiguous()}, f"{path}.writing", metadata=notes)
-        os.replace(f"{path}.writing", path)
+    def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        path = self.path / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise _full(path, error) from error
 
-    def metrics(self) -> list[Mapping[str, Any]]:
-        """The lines of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a killed run may leave half a line
-        return [json.loads(line) for line in whole.splitlines() if line]
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    writing = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        writing.write_text(text, encoding="utf-8")
+        os.replace(writing, path)
+    except OSError as error:
+        raise _full(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _full(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{path} could not be written ({error}); the run ends here, its checkpoints are whole. "
+        "Make room, then go on with: stepcredit train --resume"
+    )

@@ -72,6 +72,17 @@ def check(picture: np.ndarray, caption: Caption) -> Answers:
     )
 
 
+def questions(picture: np.ndarray, caption: Caption) -> dict[str, bool]:
+    """The answers by name, only to what the caption asks: number for a count, place for a position."""
+    answers = check(picture, caption)
+    asked = {"object": answers.object, "colour": answers.colour}
+    if caption.kind == "count":
+        asked["count"] = answers.count
+    if caption.kind == "position":
+        asked["position"] = answers.position
+    return asked
+
+
 def _in_relation(found: list[Placed], caption: Caption) -> bool:
     assert caption.relation is not None
     first, second = (next(placed for placed in found if placed.thing == thing) for thing in caption.things)

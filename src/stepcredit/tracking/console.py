@@ -1,6 +1,6 @@
 """The terminal: one bar with rate and time left, one line every few iterations, tables at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -13,7 +13,7 @@ from stepcredit.records import StepReport
 class ConsoleTracker:
     """Shows progress; a line of rewards every `every` iterations."""
 
-    def __init__(self, console: Console, iterations: int, *, every: int) -> None:
+    def __init__(self, console: Console, iterations: int, *, every: int, done: int = 0) -> None:
         self._console, self._every, self._iterations = console, every, iterations
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -25,7 +25,7 @@ class ConsoleTracker:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
-        self._bar = self._progress.add_task("training", total=iterations, rate="")
+        self._bar = self._progress.add_task("training", total=iterations, completed=done, rate="")
         self._pairs, self._told = 0, set[str]()
         self._progress.start()
 
@@ -55,6 +55,13 @@ class ConsoleTracker:
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass
+
+    def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def tell(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

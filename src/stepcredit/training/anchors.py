@@ -10,14 +10,15 @@ class Average:
     """Exponential moving average of parameters; early on it is the plain mean, so that it does not lag at the start."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float) -> None:
-        self._parameters, self._decay, self._steps = list(parameters), decay, 0
+        self._parameters, self._decay = list(parameters), decay
+        self.steps = 0
         self.tensors = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move towards the parameters by 1 - decay (or 1/steps while that is more)."""
-        self._steps += 1
-        weight = max(1 - self._decay, 1 / (self._steps + 1))
+        self.steps += 1
+        weight = max(1 - self._decay, 1 / (self.steps + 1))
         torch._foreach_lerp_(self.tensors, [parameter.data for parameter in self._parameters], weight)
 
     @contextmanager

@@ -1,18 +1,23 @@
-"""Checkpoints: whole or not there. Written beside their place and renamed, safetensors and JSON only.
+"""Checkpoints: whole or not there. Written beside their place, flushed and renamed; safetensors and JSON only.
 
     checkpoints/000100/
       adapter/             the trained weights for plain diffusers (a LoRA, or a transformer folder)
       average/             the same of the moving average, if there is one
       state.safetensors    trained weights, moving average, optimiser moments, in float32
-      state.json           iteration and optimiser step
+      state.json           counters, held-out means at that moment, SHA-256 of every other file and of itself
 
 Noise and prompts are keyed by (seed, iteration), so there is no generator state to keep.
 """
 
+import hashlib
 import json
+import math
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +27,31 @@ from stepcredit.errors import RunError, WeightsError
 from stepcredit.protocols import Policy
 from stepcredit.training.anchors import Average
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run has to know besides tensors. `silent`: iterations in a row in which a reward scored nothing."""
+
+    iteration: int
+    optimiser_steps: int = 0
+    average_steps: int = 0
+    silent: Mapping[str, int] = field(default_factory=dict)
+    held_out: Mapping[str, float] = field(default_factory=dict)
+
 
 def save(
-    folder: Path, iteration: int, policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None
+    folder: Path,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    *,
+    iteration: int,
+    silent: Mapping[str, int] | None = None,
+    held_out: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write the checkpoint after `iteration` iterations; returns its folder."""
+    """Write the checkpoint after `iteration` finished iterations; returns its folder."""
     target = folder / f"{iteration:06d}"
     writing = folder / f".{iteration:06d}.writing"
     try:
@@ -41,38 +66,166 @@ def save(
         steps = 0
         for index, parameter in enumerate(policy.parameters()):
             moments = optimiser.state.get(parameter, {})
-            steps = int(moments.get("step", 0))
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in moments:
-                    tensors[f"{name}.{index}"] = moments[name].cpu().contiguous()
+            steps = max(steps, int(moments.get("step", 0)))
+            tensors |= {f"{name}.{index}": moments[name].cpu().contiguous() for name in _MOMENTS if name in moments}
         save_file(tensors, writing / "state.safetensors")
-        (writing / "state.json").write_text(json.dumps({"iteration": iteration, "optimiser_steps": steps}) + "\n")
+        counters = Counters(iteration, steps, average.steps if average else 0, silent or {}, held_out or {})
+        state = {**asdict(counters), "files": _digests(writing)}
+        state["sha256"] = _seal(state)
+        (writing / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        _flush(writing)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(writing, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
-        raise RunError(f"checkpoint {target} could not be written ({error}); earlier checkpoints are whole") from error
+        raise RunError(
+            f"checkpoint {target} could not be written ({error}); earlier checkpoints are whole. "
+            f"Make room, then go on with: stepcredit train --resume {folder.parent}"
+        ) from error
     return target
 
 
-def newest(folder: Path) -> Path:
-    """The latest whole checkpoint of a run."""
-    found = sorted(path for path in folder.glob("[0-9]*") if (path / "state.json").is_file())
-    if not found:
-        raise RunError(f"{folder} holds no checkpoint; the run stopped before its first one")
-    return found[-1]
+def listed(folder: Path) -> list[Path]:
+    """All checkpoints, oldest first, whole or damaged."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> None:
-    """Put the trained weights into a policy of the same recipe; their moving average if there is one, unless `raw`."""
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is exactly what was written."""
     try:
-        tensors = load_file(checkpoint / "state.safetensors")
+        state = json.loads((checkpoint / "state.json").read_text())
+        seal, files = state.pop("sha256"), dict(state["files"])
+    except FileNotFoundError:
+        return "state.json is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"state.json cannot be read ({error})"
+    if seal is not None and seal != _seal(state):
+        return "state.json is not what was written"
+    for name, digest in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _digest(path) != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest(folder: Path) -> tuple[Path, list[str]]:
+    """The latest whole checkpoint, and a sentence for each newer one that had to be passed over."""
+    passed = []
+    for path in reversed(listed(folder)):
+        wrong = damage(path)
+        if wrong is None:
+            return path, passed
+        passed.append(f"checkpoint {path} is damaged: {wrong}")
+    reasons = "; ".join(passed) or "the run stopped before its first one"
+    raise RunError(f"{folder} holds no whole checkpoint: {reasons}")
+
+
+def numbered(folder: Path, iteration: int) -> Path:
+    """The checkpoint after so many iterations, whole."""
+    path = folder / f"{iteration:06d}"
+    if not path.is_dir():
+        known = ", ".join(str(int(item.name)) for item in listed(folder)) or "none"
+        raise RunError(f"there is no checkpoint {iteration} in {folder}; there are: {known}")
+    wrong = damage(path)
+    if wrong is not None:
+        raise RunError(f"checkpoint {path} is damaged: {wrong}; choose another")
+    return path
+
+
+def prune(folder: Path, *, keep: int, best: str | None) -> None:
+    """Remove all but the last `keep` checkpoints and the one with the highest held-out mean of the reward `best`."""
+    found = listed(folder)
+    stay = set(found[-keep:])
+    if best is not None:
+        values = {path: value for path in found if math.isfinite(value := _held_out(path).get(best, math.nan))}
+        stay |= {max(values, key=lambda path: values[path])} if values else set()
+    for path in found:
+        if path not in stay:
+            doomed = path.with_name(f".{path.name}.removed")
+            os.replace(path, doomed)  # a half-removed checkpoint must not look like a damaged one
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def counters(checkpoint: Path) -> Counters:
+    """The numbers of a checkpoint."""
+    try:
+        stored = json.loads((checkpoint / "state.json").read_text())
+        return Counters(**{item.name: stored[item.name] for item in fields(Counters) if item.name in stored})
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{checkpoint / 'state.json'} cannot be read ({error})") from None
+
+
+def _held_out(checkpoint: Path) -> Mapping[str, float]:
+    """Nothing for a damaged checkpoint, which cannot be the best."""
+    try:
+        return counters(checkpoint).held_out
+    except RunError:
+        return {}
+
+
+def restore(checkpoint: Path, policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None) -> Counters:
+    """Put a run back to where this checkpoint was written, bit for bit."""
+    tensors, found = _tensors(checkpoint), counters(checkpoint)
+    parameters = policy.parameters()
+    _fill([parameter.data for parameter in parameters], tensors, "trained", checkpoint)
+    if average is not None:
+        _fill(average.tensors, tensors, "average", checkpoint)
+        average.steps = found.average_steps
+    for index, parameter in enumerate(parameters):
+        moments = {name: tensors[f"{name}.{index}"] for name in _MOMENTS if f"{name}.{index}" in tensors}
+        if moments:
+            steps = torch.tensor(float(found.optimiser_steps))
+            optimiser.state[parameter] = {"step": steps, **{k: v.to(parameter) for k, v in moments.items()}}
+    return found
+
+
+def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> Literal["average", "trained"]:
+    """Put the trained weights into a policy of the same recipe; their moving average if there is one, unless `raw`.
+
+    Returns which of the two it was, `average` or `trained`.
+    """
+    tensors = _tensors(checkpoint)
+    kind: Literal["average", "trained"] = "average" if "average.0" in tensors and not raw else "trained"
+    _fill([parameter.data for parameter in policy.parameters()], tensors, kind, checkpoint)
+    return kind
+
+
+def _tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(checkpoint / "state.safetensors")
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{checkpoint} is damaged: {error}") from None
-    kind = "average" if "average.0" in tensors and not raw else "trained"
-    parameters = policy.parameters()
+
+
+def _fill(targets: Sequence[torch.Tensor], tensors: Mapping[str, torch.Tensor], kind: str, checkpoint: Path) -> None:
     stored = [tensors[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in tensors))]
-    if [tensor.shape for tensor in stored] != [parameter.shape for parameter in parameters]:
-        raise WeightsError(f"{checkpoint} does not fit the run's recipe; was policy.surface changed since?")
-    for parameter, tensor in zip(parameters, stored, strict=True):
-        parameter.data.copy_(tensor)
+    if [tensor.shape for tensor in stored] != [target.shape for target in targets]:
+        raise WeightsError(f"{checkpoint} does not fit the run's recipe; was policy.surface or training.ema changed?")
+    for target, tensor in zip(targets, stored, strict=True):
+        target.copy_(tensor)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(state: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Contents first, names later: a rename must not reach the disk before what it names."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,23 +1,30 @@
-"""The loop around the step: evaluate, train, keep, evaluate again."""
+"""The loop around the step: look, train, keep, look again. It can be stopped and gone on with at any iteration."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from stepcredit.config.load import to_yaml
+import numpy as np
+
+from stepcredit.config.recipe import Recipe
 from stepcredit.errors import RewardError
+from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
-from stepcredit.evaluation.held_out import Difference, HeldOut, compare, evaluate
-from stepcredit.protocols import PromptSource, Tracker
+from stepcredit.evaluation.paired import Difference, compare, summarise
+from stepcredit.protocols import Policy, PromptSource, Tracker
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import Advance
-from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
+from stepcredit.runs.looks import Look, Weights
 from stepcredit.training import checkpoint
-from stepcredit.training.step import Trainer, step
+from stepcredit.training.checkpoint import Counters
+from stepcredit.training.interrupt import Interrupt, Stopped
+from stepcredit.training.step import Step, Trainer, step
 
-GRID = 18  # captions in the grids of pictures
+GRID = 18  # captions in before_after.png
 _PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
 
 
@@ -29,85 +36,156 @@ class Judges:
     rewards: RewardSuite
 
 
-def train(
-    trainer: Trainer, judges: Judges, folder: RunFolder, trackers: Sequence[Tracker], advance: Advance
-) -> list[Difference]:
-    """Run the recipe to its end; returns the table of base against tuned."""
-    recipe, output = trainer.recipe, trainer.recipe.output
-    fingerprints = judges.rewards.fingerprints()
-    folder.write_text("run.yaml", to_yaml(recipe))
-    folder.write_json("environment.json", {**describe(), "rewards": fingerprints})
+@dataclass(frozen=True)
+class Loop:
+    """A run: the trainer, who judges it, where it is written, who is told."""
 
-    base = look(trainer, judges)
-    shown = grid_rows(base)
-    silent = dict.fromkeys(trainer.rewards.names, 0)
-    for iteration in range(recipe.training.iterations):
-        done = step(trainer, iteration, advance)
-        for tracker in trackers:
-            tracker.log(done.report)
-            tracker.problems(iteration, done.rewards.errors)
-        if iteration % output.credit_every == 0:
-            folder.credit(iteration, done.credit, done.rewards, done.prompts)
-        finished = iteration + 1
+    trainer: Trainer
+    judges: Judges
+    folder: RunFolder
+    trackers: Sequence[Tracker]
+    advance: Advance
+    interrupt: Interrupt
+
+    def run(self, start: Counters, base: Look | None = None) -> list[Difference] | None:
+        """Train from `start` to the recipe's end; returns base against tuned, or None if it was interrupted.
+
+        `base` is the look before training, where the run has it already.
+        """
+        recipe, total = self.trainer.recipe, self.trainer.recipe.training.iterations
+        watched = held_out.watched(self.judges.prompts, count=recipe.evaluation.count, watch=recipe.evaluation.watch)
+        silent = dict.fromkeys(self.trainer.rewards.names, 0) | dict(start.silent)
+        if base is None:
+            base = self.look(0, "base")
+            self.folder.look(base, watched)
+        self.interrupt.watch(self.trainer.optimiser)
+        finished = start.iteration
+        while finished < total and self.interrupt.signal is None:
+            began = time.perf_counter()
+            self.interrupt.begin()
+            try:
+                done = step(self.trainer, finished, self._advance)
+            except Stopped:
+                break
+            seconds = time.perf_counter() - began
+            finished += 1
+            now = self.look(finished, only=watched) if self._is_due(finished) else None
+            if now is not None:
+                self.folder.look(now, watched)
+                self._show(now)
+            means = now.means() if now is not None else {}
+            self._report(done, seconds, means)
+            watch_rewards(silent, done.rewards)
+            if finished == total or finished % recipe.output.checkpoint_every == 0:
+                self._save(finished, silent, means)
+        if finished < total:
+            if finished > start.iteration and not (self.folder.checkpoints / f"{finished:06d}").is_dir():
+                self._save(finished, silent, {})
+            return None
+
+        tuned = self.look(total)
+        self.folder.look(tuned, watched)
+        self._show(tuned.among(watched))
+        names = [reward.label for reward in recipe.rewards]
+        self.folder.write_json("result.json", summarise(base, tuned, names))
+        draw_before_after(self.folder, base, tuned, watched)
+        return compare(base, tuned)
+
+    def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
+        """Held-out captions with the policy as it is now, its moving average in place where there is one."""
+        trainer, average = self.trainer, self.trainer.average
+        named = weights or ("average" if average else "trained")
+        with average.in_place() if average else nullcontext():
+            return look(trainer.policy, trainer.recipe, self.judges, iteration=iteration, weights=named, only=only)
+
+    def _advance(self, pairs: int) -> None:
+        self.interrupt.check()
+        self.advance(pairs)
+
+    def _is_due(self, finished: int) -> bool:
+        """Whether to look now. The last iteration is looked at as a whole, later; the best needs a look of its own."""
+        recipe = self.trainer.recipe
         last = finished == recipe.training.iterations
-        if last or finished % output.checkpoint_every == 0:
-            checkpoint.save(folder.checkpoints, finished, trainer.policy, trainer.optimiser, trainer.average)
-        if not last and finished % output.pictures_every == 0:
-            now = look(trainer, judges, only=shown)
-            for tracker in trackers:
-                tracker.pictures(finished, "samples", list(now.images), now.prompts)
-        watch(silent, done.rewards)
+        if recipe.output.keep_best is not None and (last or finished % recipe.output.checkpoint_every == 0):
+            return True
+        return not last and finished % recipe.evaluation.every == 0
 
-    tuned = look(trainer, judges)
-    for tracker in trackers:
-        tracker.pictures(
-            recipe.training.iterations, "samples", list(tuned.images[shown]), [tuned.prompts[i] for i in shown]
-        )
-    rows = compare(base, tuned)
-    folder.write_json("result.json", {"pictures": len(base.prompts), "rows": [asdict(row) for row in rows]})
-    before_after(
-        folder.path / "before_after.png",
-        [base.prompts[index] for index in shown],
-        base.images[shown],
-        tuned.images[shown],
-        marks=marks(base, tuned, shown),
-    )
-    return rows
+    def _report(self, done: Step, seconds: float, means: dict[str, float]) -> None:
+        """One iteration to everybody who wants to know."""
+        looked = {f"held_out/{name}": value for name, value in means.items()}
+        report = replace(done.report, metrics={**done.report.metrics, **looked, "time/seconds": seconds})
+        shown: dict[str, np.ndarray] = {
+            "credit/weights": done.credit.weights.float().numpy(),
+            "credit/mixed": done.credit.mixed.float().numpy(),
+            "credit/per_step": done.credit.per_step.float().numpy(),
+        }
+        for tracker in self.trackers:
+            tracker.log(report)
+            tracker.problems(report.iteration, done.rewards.errors)
+            tracker.distributions(report.iteration, shown)
+        if report.iteration % self.trainer.recipe.output.credit_every == 0:
+            similarity = done.trajectory.similarity.float().cpu().numpy()
+            self.folder.credit(report.iteration, done.credit, similarity, done.rewards, done.prompts)
 
+    def _show(self, look: Look) -> None:
+        for tracker in self.trackers:
+            tracker.pictures(look.iteration, "samples", list(look.pictures.values()), look.prompts)
 
-def look(trainer: Trainer, judges: Judges, *, only: Sequence[int] | None = None) -> HeldOut:
-    """Held-out pictures of the policy as it is now, with the moving average in place where there is one."""
-    recipe = trainer.recipe
-    with trainer.average.in_place() if trainer.average else nullcontext():
-        return evaluate(
+    def _save(self, finished: int, silent: dict[str, int], means: dict[str, float]) -> None:
+        trainer, output = self.trainer, self.trainer.recipe.output
+        checkpoint.save(
+            self.folder.checkpoints,
             trainer.policy,
-            judges.prompts,
-            judges.rewards,
-            count=recipe.evaluation.count,
-            steps=recipe.evaluation.steps or recipe.rollout.steps,
-            shift=recipe.rollout.shift,
-            micro_batch=recipe.rollout.micro_batch,
-            only=only,
+            trainer.optimiser,
+            trainer.average,
+            iteration=finished,
+            silent=silent,
+            held_out=means,
         )
+        checkpoint.prune(self.folder.checkpoints, keep=output.keep, best=output.keep_best)
 
 
-def grid_rows(base: HeldOut) -> list[int]:
-    """The first picture of the first few distinct captions."""
+def look(
+    policy: Policy,
+    recipe: Recipe,
+    judges: Judges,
+    *,
+    iteration: int,
+    weights: Weights,
+    only: Sequence[int] | None = None,
+) -> Look:
+    """Held-out captions with a policy, as the recipe's evaluation asks."""
+    return held_out.evaluate(
+        policy,
+        judges.prompts,
+        judges.rewards,
+        iteration=iteration,
+        weights=weights,
+        count=recipe.evaluation.count,
+        steps=recipe.evaluation.steps or recipe.rollout.steps,
+        shift=recipe.rollout.shift,
+        micro_batch=recipe.rollout.micro_batch,
+        only=only,
+    )
+
+
+def draw_before_after(folder: RunFolder, base: Look, tuned: Look, rows: Collection[int]) -> None:
+    """The first picture of the first few captions, before and after, framed right or wrong where that was asked."""
     first: dict[str, int] = {}
-    for index, prompt in enumerate(base.prompts):
-        first.setdefault(prompt, index)
-    return list(first.values())[:GRID]
+    for row, prompt in zip(base.rows, base.prompts, strict=True):
+        if row in rows:
+            first.setdefault(prompt, row)
+    shown = list(first.items())[:GRID]
+    marks: list[Any] | None = None
+    if "composition" in base.names:
+        column = base.names.index("composition")
+        at = {row: index for index, row in enumerate(base.rows)}
+        marks = [tuple(bool(look.scores[at[row], column] == 1) for look in (base, tuned)) for _, row in shown]
+    before, after = (np.stack([look.pictures[row] for _, row in shown]) for look in (base, tuned))
+    before_after(folder.path / "before_after.png", [caption for caption, _ in shown], before, after, marks=marks)
 
 
-def marks(base: HeldOut, tuned: HeldOut, rows: Sequence[int]) -> list[tuple[bool, bool]] | None:
-    """Right or wrong before and after, where the exact checker was asked."""
-    if "composition" not in base.names:
-        return None
-    column = base.names.index("composition")
-    return [(bool(base.scores[row, column] == 1), bool(tuned.scores[row, column] == 1)) for row in rows]
-
-
-def watch(silent: dict[str, int], rewards: RewardTable) -> None:
+def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:
     """Stop a run in which a reward has scored nothing for several iterations; checkpoints so far stay."""
     scored = rewards.scores.isfinite().flatten(0, 1).any(0)
     for name, some in zip(rewards.names, scored.tolist(), strict=True):

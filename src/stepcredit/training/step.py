@@ -70,6 +70,7 @@ def step(trainer: Trainer, iteration: int, advance: Advance = lambda pairs: None
         trainer.average.follow()
 
     metrics = {**reward_metrics(rewards), **credit_metrics(credit), **updates, "rollout/unusable": float(unusable)}
+    metrics |= cost(trainer, trajectory, updates["update/pairs"])
     return Step(StepReport(iteration, metrics), credit, rewards, trajectory, tuple(prompts))
 
 
@@ -102,6 +103,16 @@ def score(trainer: Trainer, trajectory: Trajectory, prompts: list[str]) -> Rewar
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     broken = ~trajectory.final.flatten(2).isfinite().all(-1).cpu()
     return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
+
+
+def cost(trainer: Trainer, trajectory: Trajectory, trained_pairs: float) -> dict[str, float]:
+    """What the iteration cost: pictures, and network forwards with a gradient counted as three."""
+    pictures = trajectory.final.shape[0] * trajectory.final.shape[1]
+    each = 4 if trainer.method.kl_weight > 0 else 3
+    return {
+        "cost/pictures": float(pictures),
+        "cost/forwards": pictures * (len(trainer.levels) - 1) + each * trained_pairs,
+    }
 
 
 def reward_metrics(rewards: RewardTable) -> dict[str, float]:

@@ -29,6 +29,7 @@ class Pairs:
     next_level: Tensor
     log_prob: Tensor
     credit: Tensor
+    step: Tensor
     condition: Condition
     kernel: str
 
@@ -76,9 +77,9 @@ class Recompute:
             optimiser.zero_grad(set_to_none=True)
             for part in mine.split(self.micro_batch) if len(mine) else ():
                 batch = self._gather(trajectory, condition, per_step, part)
-                loss, seen = self._loss(batch, fresh=number == 0)
+                loss, kl, moved, cut = self._loss(batch, fresh=number == 0)
                 (loss / len(chosen)).backward()
-                totals.append(torch.stack([loss.detach(), *seen]))
+                totals.append(torch.cat([torch.stack([loss.detach(), kl]), moved, cut]))
                 advance(len(part))
             if len(mine):
                 parameters = self.policy.parameters()
@@ -89,7 +90,7 @@ class Recompute:
                         "Lower the learning rate or use policy.dtype float32"
                     )
                 optimiser.step()
-        return self._summary(totals, norms, computed, len(pairs) * self.passes)
+        return self._summary(totals, norms, pairs[computed], len(pairs))
 
     def _trained_pairs(self, per_step: Tensor) -> Tensor:
         """(row, step) of every trained move, row = prompt x G + member, `[P G T, 2]`."""
@@ -108,27 +109,30 @@ class Recompute:
             next_level=levels[at + 1],
             log_prob=trajectory.log_probs.flatten(0, 1)[row, at],
             credit=per_step.flatten(0, 1)[row, at],
+            step=at,
             condition=condition[row // trajectory.latents.shape[1]],
             kernel=kernels.pop(),
         )
 
-    def _loss(self, batch: Pairs, *, fresh: bool) -> tuple[Tensor, list[Tensor]]:
-        """Summed loss of a batch, and sums of: |ratio - 1|, clipped elements, KL to the reference."""
+    def _loss(self, batch: Pairs, *, fresh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums over a batch: loss, KL to the reference, and per transition `[N]` |ratio - 1| and clipped elements."""
         law = self._law(batch)
         log_ratio = law.log_prob(batch.y) - batch.log_prob
         if fresh:
             self._check_ratio(log_ratio)
         loss = self.method.loss(log_ratio, batch.credit).sum()
         with torch.no_grad():
-            moved = (log_ratio.exp() - 1).abs().sum()
-            cut = diagnostics.clipped_elements(log_ratio, batch.credit, clip=self.method.clip).sum()
+            cut = diagnostics.clipped_elements(log_ratio, batch.credit, clip=self.method.clip)
+            per_step = torch.zeros(2, len(self.plan.kernels), device=loss.device, dtype=loss.dtype)
+            per_step.index_add_(1, batch.step, torch.stack([(log_ratio.exp() - 1).abs(), cut.to(loss)]))
         kl = torch.zeros_like(loss)
         if self.method.kl_weight > 0:
             with torch.no_grad(), self.policy.reference():
                 reference = self._law(batch)
             kl = self.method.divergence(law, reference, batch.level - batch.next_level).sum()
             loss = loss + self.method.kl_weight * kl
-        return loss, [moved, cut.to(loss), kl.detach()]
+        moved, cut = per_step
+        return loss, kl.detach(), moved, cut
 
     def _law(self, batch: Pairs) -> Gaussian:
         velocity = self.policy.velocity(batch.x, batch.level, batch.condition)
@@ -146,16 +150,26 @@ class Recompute:
             )
 
     def _summary(self, totals: list[Tensor], norms: list[Tensor], computed: Tensor, pairs: int) -> dict[str, float]:
+        """`computed` are the pairs that were, `[B, 2]`, out of so many `pairs` of a pass."""
         if not norms:  # no sample had any credit
-            return {"update/steps": 0.0, "update/skipped_pairs": 1.0}
-        loss, moved, cut, kl = torch.stack(totals).sum(0).tolist()
-        count = int(computed.sum()) * self.passes
-        return {
-            "update/loss": loss / pairs,
-            "update/ratio_deviation": moved / count,
-            "update/clip_fraction": cut / count,
-            "update/kl": kl / count,
+            return {"update/steps": 0.0, "update/skipped_pairs": 1.0, "update/pairs": 0.0}
+        N = len(self.plan.kernels)
+        loss, kl, *rest = torch.stack(totals).sum(0).tolist()
+        moved, cut = rest[:N], rest[N:]
+        counts = (torch.bincount(computed[:, 1], minlength=N) * self.passes).tolist()
+        total = sum(counts)
+        metrics = {
+            "update/loss": loss / (pairs * self.passes),
+            "update/ratio_deviation": sum(moved) / total,
+            "update/clip_fraction": sum(cut) / total,
+            "update/kl": kl / total,
             "update/gradient_norm": float(torch.stack(norms).mean()),
             "update/steps": float(len(norms)),
-            "update/skipped_pairs": 1 - float(computed.double().mean()),
+            "update/pairs": float(total),
+            "update/skipped_pairs": 1 - len(computed) / pairs,
         }
+        for step, count in enumerate(counts):
+            if count:
+                metrics[f"update/ratio_deviation/{step:02d}"] = moved[step] / count
+                metrics[f"update/clip_fraction/{step:02d}"] = cut[step] / count
+        return metrics

@@ -1,0 +1,130 @@
+"""A look at held-out captions: pictures of one policy with their scores, as a record and as files. No torch.
+
+samples/000120/
+  look.json       iteration, which weights, names of the scores, how many pictures could not be scored
+  scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers
+  0007.png        the pictures that are kept, by row
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from stepcredit.errors import RunError
+
+Weights = Literal["base", "average", "trained"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pictures of one policy from fixed captions and noise. `answers` are the checker's, NaN where not asked.
+
+    `rows` number the pictures of the whole evaluation, so that two looks can be paired; `pictures` may hold only some.
+    """
+
+    iteration: int
+    weights: Weights
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    prompts: tuple[str, ...]
+    scores: Float[np.ndarray, "B K"]
+    pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]]
+    answers: Mapping[str, Float[np.ndarray, " B"]] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+
+    def among(self, rows: Collection[int]) -> "Look":
+        """The part of it with these rows, in their order here."""
+        wanted = set(rows)
+        at = [index for index, row in enumerate(self.rows) if row in wanted]
+        return Look(
+            iteration=self.iteration,
+            weights=self.weights,
+            names=self.names,
+            rows=tuple(self.rows[index] for index in at),
+            prompts=tuple(self.prompts[index] for index in at),
+            scores=self.scores[at],
+            pictures={row: picture for row, picture in self.pictures.items() if row in wanted},
+            answers={name: values[at] for name, values in self.answers.items()},
+            errors=self.errors,
+        )
+
+    def means(self) -> dict[str, float]:
+        """Mean of every score over the pictures that could be scored."""
+        known = np.isfinite(self.scores)
+        sums = np.where(known, self.scores, 0.0).sum(0)
+        return {
+            name: float(total / count) if count else math.nan
+            for name, total, count in zip(self.names, sums, known.sum(0), strict=True)
+        }
+
+
+def write(folder: Path, look: Look, kept: Collection[int]) -> None:
+    """Write the look and those of its pictures whose row is in `kept`; the folder appears whole or not at all."""
+    writing = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    for row in kept:
+        Image.fromarray(look.pictures[row]).save(writing / f"{row:04d}.png")
+    lines = [
+        {
+            "row": row,
+            "prompt": prompt,
+            "scores": dict(zip(look.names, map(_number, look.scores[index]), strict=True)),
+            "answers": {name: _number(values[index]) for name, values in look.answers.items()},
+        }
+        for index, (row, prompt) in enumerate(zip(look.rows, look.prompts, strict=True))
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (writing / "scores.jsonl").write_text(text, encoding="utf-8")
+    about = {"iteration": look.iteration, "weights": look.weights, "names": look.names, "errors": look.errors}
+    (writing / "look.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(writing, folder)
+
+
+def read(folder: Path, *, pictures: bool = True) -> Look:
+    """The look as it was written."""
+    try:
+        about = json.loads((folder / "look.json").read_text(encoding="utf-8"))
+        text = (folder / "scores.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]  # a prompt may hold U+2028
+        names: Sequence[str] = about["names"]
+        asked: Sequence[str] = list(lines[0]["answers"])
+        return Look(
+            iteration=about["iteration"],
+            weights=about["weights"],
+            names=tuple(names),
+            rows=tuple(line["row"] for line in lines),
+            prompts=tuple(line["prompt"] for line in lines),
+            scores=np.array([[_value(line["scores"][name]) for name in names] for line in lines], dtype=float),
+            pictures={int(path.stem): _picture(path) for path in sorted(folder.glob("*.png"))} if pictures else {},
+            answers={name: np.array([_value(line["answers"][name]) for line in lines], dtype=float) for name in asked},
+            errors=tuple(about["errors"]),
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:  # SyntaxError: a broken PNG
+        raise RunError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}); remove it and train or evaluate again"
+        ) from None
+
+
+def _picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN; null stands for "could not be scored" and for "not asked"."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _value(stored: float | None) -> float:
+    return math.nan if stored is None else stored

@@ -1,0 +1,168 @@
+"""Reading a run, finished or not, without torch and without disturbing it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from stepcredit.errors import RunError
+from stepcredit.runs import looks
+from stepcredit.runs.looks import Look
+
+FORMAT = 2
+"""Of the run folder; 1 had no looks and no similarities."""
+
+
+@dataclass(frozen=True)
+class StoredCredit:
+    """What one iteration's credit was made of: arrays `[P, G, ...]` by name, objectives and prompts."""
+
+    iteration: int
+    tensors: Mapping[str, np.ndarray]
+    objectives: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+
+class RunReader:
+    """A run folder as somebody who looks at it sees it: whatever is whole, and a clear word about what is not."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise RunError(f"there is no folder {path}; give the folder that `stepcredit train` printed")
+        if not (self.path / "run.yaml").is_file():
+            what = "is empty" if not any(self.path.iterdir()) else "is not a run: it has no run.yaml"
+            raise RunError(f"{path} {what}. Give the folder that `stepcredit train` printed")
+        written = self.environment.get("format", 1)
+        if written != FORMAT:
+            version = self.environment.get("packages", {}).get("stepcredit", "of unknown version")
+            raise RunError(
+                f"{path} was written by stepcredit {version} in format {written}, and this one reads format {FORMAT}; "
+                "use the version that wrote it, or train again"
+            )
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe, as plain data."""
+        try:
+            data = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"{self.path / 'run.yaml'} cannot be read: {error}") from None
+        if not isinstance(data, dict):
+            raise RunError(f"{self.path / 'run.yaml'} is damaged: it holds no recipe; train again")
+        return data
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, commit, device, reward fingerprints."""
+        path = self.path / "environment.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is half-written: it has no environment.json; train again") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}; train again") from None
+        if not isinstance(data, dict):
+            raise RunError(f"{path} is damaged: it holds no table; train again")
+        return data
+
+    @property
+    def method(self) -> str:
+        return str(self.recipe["method"]["type"])
+
+    @property
+    def iterations(self) -> int:
+        """How many there should be."""
+        return int(self.recipe["training"]["iterations"])
+
+    @property
+    def trained(self) -> list[str]:
+        """The objectives, in order."""
+        return [_label(reward) for reward in self.recipe["rewards"]]
+
+    @property
+    def held_out(self) -> list[str]:
+        """What is measured and never trained on."""
+        return [_label(reward) for reward in self.recipe["held_out"]]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary per finished iteration; the half line that a killed run may leave is not one."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    def problems(self) -> list[dict[str, Any]]:
+        """What could not be scored: iteration and reason."""
+        return read_lines(self.path / "problems.jsonl")
+
+    def result(self) -> dict[str, Any] | None:
+        """Base against tuned, once the run is finished."""
+        return self._json("result.json")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What `stepcredit evaluate` found, oldest first."""
+        paths = sorted((self.path / "evaluations").glob("*.json"))
+        return [found for path in paths if (found := self._json(f"evaluations/{path.name}")) is not None]
+
+    def looks(self) -> list[int]:
+        """Iterations after which held-out captions were looked at; 0 is the base."""
+        found = (path.name for path in (self.path / "samples").glob("[0-9]*") if (path / "look.json").is_file())
+        return sorted(int(name) for name in found)
+
+    def look(self, iteration: int, *, pictures: bool = True) -> Look:
+        return looks.read(self.path / "samples" / f"{iteration:06d}", pictures=pictures)
+
+    def credits(self) -> list[int]:
+        """Iterations whose credit was stored."""
+        return sorted(int(path.stem) for path in (self.path / "credit").glob("[0-9]*.safetensors"))
+
+    def credit(self, iteration: int) -> StoredCredit:
+        path = self.path / "credit" / f"{iteration:06d}.safetensors"
+        try:
+            with safe_open(path, framework="numpy") as file:
+                notes = file.metadata()
+                return StoredCredit(
+                    iteration=iteration,
+                    tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - not a mapping
+                    objectives=tuple(json.loads(notes["objectives"])),
+                    prompts=tuple(json.loads(notes["prompts"])),
+                )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error}); the other iterations can still be read") from None
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it, `stepcredit evaluate` measures again") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file. A last line without its end is dropped: somebody is writing, or was killed."""
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+    lines = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            raise RunError(
+                f"{path}, line {number}, is damaged: {line[:60]!r}; remove that line to read the others"
+            ) from None
+    return lines
+
+
+def _label(reward: Mapping[str, Any]) -> str:
+    own = str(reward.get("path", "")).rsplit(":", 1)[-1]
+    return str(reward.get("name") or own or reward["type"])

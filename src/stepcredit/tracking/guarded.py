@@ -1,0 +1,47 @@
+"""A tracker that fails never stops a run: it is told no more, and the reason is shown once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stepcredit.protocols import Tracker
+from stepcredit.records import StepReport
+
+
+class Guarded:
+    """A tracker made by `build`, or nothing from the moment on that it, or its making, raised."""
+
+    def __init__(self, name: str, build: Callable[[], Tracker], tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
+        self._tracker: Tracker | None = None
+        self._tracker = self._attempt(build)
+
+    def log(self, report: StepReport) -> None:
+        self._pass_on("log", report)
+
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        self._pass_on("problems", iteration, reasons)
+
+    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        self._pass_on("pictures", iteration, name, images, captions)
+
+    def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
+        self._pass_on("distributions", iteration, values)
+
+    def close(self) -> None:
+        self._pass_on("close")
+
+    def _pass_on(self, verb: str, *what: Any) -> None:
+        if self._tracker is not None:
+            self._attempt(lambda: getattr(self._tracker, verb)(*what))
+
+    def _attempt(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except Exception as error:  # foreign services fail in foreign ways
+            self._tracker = None
+            self._tell(
+                f"tracker {self._name} failed ({type(error).__name__}: {error}); it is told no more, the run goes on"
+            )
+            return None

@@ -1,0 +1,39 @@
+"""TensorBoard event files: scalars, pictures, histograms."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stepcredit.records import StepReport
+
+PICTURES = 24  # of a look
+
+
+class TensorBoardTracker:
+    """Writes event files; look at them with `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # needs the package tensorboard
+
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, report: StepReport) -> None:
+        for name, value in report.metrics.items():
+            self._writer.add_scalar(name, value, report.iteration)
+
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        if reasons:
+            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), iteration)
+
+    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        self._writer.add_images(name, np.stack(images[:PICTURES]), iteration, dataformats="NHWC")
+
+    def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, array in values.items():
+            known = array[np.isfinite(array)]
+            if known.size:
+                self._writer.add_histogram(name, known, iteration)
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,182 @@
+"""The report: one self-contained HTML page about one run, finished or not."""
+
+import base64
+import io
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from stepcredit.errors import RunError
+from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
+from stepcredit.runs.reader import RunReader
+from stepcredit.viewer import panels
+from stepcredit.viewer.panels import Story
+
+_SMALL = 64  # pictures up to this side are embedded as they are, larger ones as thumbnails
+_THUMBNAIL = 192
+_MOST_PAIRS = 96
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of one pair of pictures."""
+
+    name: str
+    base: float
+    tuned: float
+
+    @property
+    def mood(self) -> str:
+        change = self.tuned - self.base
+        return "same" if not abs(change) > 1e-9 else "better" if change > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same caption and noise before and after, as data URIs."""
+
+    caption: str
+    before: str
+    after: str
+    scores: list[Score]
+
+
+def write(run: str | Path, out: Path | None = None) -> Path:
+    """Write the page, by default `report.html` in the run folder; returns where it is."""
+    reader = RunReader(run)
+    path = out or reader.path / "report.html"
+    text = render(reader)
+    writing = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writing.write_text(text, encoding="utf-8")
+        os.replace(writing, path)
+    except OSError as error:
+        raise RunError(f"the report {path} could not be written ({error}); choose another place with --out") from None
+    return path
+
+
+def render(reader: RunReader) -> str:
+    """The page as text."""
+    story = Story.read(reader)
+    environment = Environment(
+        loader=PackageLoader("stepcredit.viewer", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    here = resources.files("stepcredit.viewer")
+    rows = story.differences()
+    return environment.get_template("page.html").render(
+        title=f"{reader.path.resolve().name}: {reader.method}",
+        run=reader,
+        state=state(story),
+        verdict=verdict(story, rows),
+        rows=rows,
+        gap=_gap(story),
+        captions=len(set(story.last.prompts)) if story.last else 0,
+        pictures=len(story.last.rows) if story.last else 0,
+        sections=[(key, title, build(story)) for key, title, build in panels.SECTIONS],
+        groups=panels.groups(story),
+        pairs=pairs(story),
+        scores=[*reader.trained, *reader.held_out],
+        problems=_problems(reader),
+        recipe=yaml.safe_dump(reader.recipe, sort_keys=False, allow_unicode=True),
+        environment=json.dumps(reader.environment, indent=2, ensure_ascii=False),
+        evaluations=reader.evaluations(),
+        css=here.joinpath("page.css").read_text(encoding="utf-8"),
+        script=here.joinpath("page.js").read_text(encoding="utf-8"),
+    )
+
+
+def state(story: Story) -> str:
+    """Where the run is, in words."""
+    done, total = len(story.metrics), story.run.iterations
+    if story.run.result() is not None:
+        return f"finished after {total} iterations"
+    return f"{done} of {total} iterations" if done else "nothing trained yet"
+
+
+def verdict(story: Story, rows: list[Difference]) -> list[str]:
+    """What a stranger should know first, one sentence each."""
+    if not rows:
+        return ["There is no look at held-out captions after training began yet, so nothing can be said."]
+    sentences = [
+        _told("trained reward", [row for row in rows if row.name in story.run.trained]),
+        _told("held-out measure", [row for row in rows if row.name not in story.run.trained]),
+    ]
+    gap = _gap(story)
+    if gap is not None:
+        sentences.append(
+            "The rewards rose clearly more than what was held out: look for what was lost."
+            if gap.low > 0 and gap.trained > 0
+            else "What was held out fell more than the rewards did."
+            if gap.low > 0
+            else "What was held out rose more than the rewards did."
+            if gap.high < 0 and gap.held_out > 0
+            else "The rewards fell more than what was held out."
+            if gap.high < 0
+            else "What was trained and what was held out moved together: no sign of reward hacking."
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def pairs(story: Story) -> list[Pair]:
+    """Pictures that exist before and after."""
+    base, last = story.base, story.last
+    if base is None or last is None:
+        return []
+    found = []
+    before, after = ({row: index for index, row in enumerate(look.rows)} for look in (base, last))
+    for row in [row for row in last.pictures if row in base.pictures][:_MOST_PAIRS]:
+        values = zip(base.names, base.scores[before[row]], last.scores[after[row]], strict=True)
+        scores = [Score(name, float(old), float(new)) for name, old, new in values]
+        caption = base.prompts[before[row]]
+        found.append(Pair(caption, _embedded(base.pictures[row]), _embedded(last.pictures[row]), scores))
+    return found
+
+
+def _told(what: str, rows: list[Difference]) -> str:
+    """Such as: Of 3 trained rewards: a, b rose; c fell."""
+    if not rows:
+        return ""
+    by_verdict = {word: [row.name for row in rows if row.verdict == word] for word in ("up", "down", "unclear")}
+    plural = what if len(rows) == 1 else f"{what}s"
+    if len(by_verdict["up"]) == len(rows):
+        every = "The" if len(rows) == 1 else "Both" if len(rows) == 2 else f"All {len(rows)}"
+        return f"{every} {plural} rose: {', '.join(by_verdict['up'])}."
+    words = {"up": "rose", "down": "fell", "unclear": "did not move beyond chance"}
+    parts = [f"{', '.join(names)} {words[word]}" for word, names in by_verdict.items() if names]
+    return f"Of {len(rows)} {plural}: {'; '.join(parts)}." if len(rows) > 1 else f"The {what}: {parts[0]}."
+
+
+def _gap(story: Story) -> HackingGap | None:
+    if story.base is None or story.last is None:
+        return None
+    return hacking_gap(story.base.among(story.last.rows), story.last, story.run.trained)
+
+
+def _problems(reader: RunReader) -> list[tuple[str, int, int]]:
+    """Each distinct reason, how often, and when first."""
+    seen: dict[str, tuple[int, int]] = {}
+    for line in reader.problems():
+        count, first = seen.get(line["reason"], (0, line["iteration"]))
+        seen[line["reason"]] = (count + 1, first)
+    return [(reason, count, first) for reason, (count, first) in seen.items()]
+
+
+def _embedded(picture: np.ndarray) -> str:
+    """A data URI: small pictures exactly, larger ones as thumbnails."""
+    image, buffer = Image.fromarray(picture), io.BytesIO()
+    if max(image.size) <= _SMALL:
+        image.save(buffer, "PNG")
+        kind = "png"
+    else:
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        image.save(buffer, "WEBP", quality=80)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,146 @@
+"""Small complete run folders without any model: made-up scores and pictures, and the credit that a method gives them.
+
+`drawn_run(tmp_path / "run")` is a finished OTCA run of 6 iterations with 3 looks after training began.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from stepcredit.config.load import to_yaml, validate
+from stepcredit.evaluation.paired import summarise
+from stepcredit.records import Evidence, RewardTable, StepReport
+from stepcredit.runs.folder import RunFolder
+from stepcredit.runs.looks import Look
+from stepcredit.runs.reader import FORMAT
+from stepcredit.scenes.captions import KINDS, balanced, parse, split
+
+SIBLINGS = 4
+HTML = '<script>document.title = "broken"</script> & "x" \'y\''
+HELD_OUT = ("composition", "diversity")
+REWARDS = ("clip_t", "hps", "aesthetic")
+QUESTIONS = {"object": KINDS, "colour": KINDS, "count": ("count",), "position": ("position",)}
+
+
+def drawn_run(
+    path: Path,
+    *,
+    state: Literal["finished", "running", "no look", "nothing"] = "finished",
+    gains: Mapping[str, float] | None = None,
+    captions: Sequence[str] | None = None,
+    method: str = "otca",
+    rewards: Sequence[str] = REWARDS,
+    held_out: Sequence[str] = HELD_OUT,
+    missing: Sequence[str] = (),
+    iterations: int = 6,
+    every: int = 2,
+    prompts: int = 3,
+    group_size: int = 4,
+    steps: int = 5,
+    count: int = 48,
+    watch: int = 32,
+    side: int = 16,
+    seed: int = 0,
+) -> Path:
+    """Write a run; `gains` are of the last look, in standard deviations, 1 for all that are not named.
+
+    Nothing of the rewards in `missing` could be scored; of all others one picture could not.
+    """
+    generator = np.random.default_rng(seed)
+    recipe = validate(
+        {
+            "seed": seed,
+            "policy": {"type": "flux", "weights": "scenes", "surface": {"type": "lora", "rank": 4}, "resolution": 32},
+            "prompts": {"type": "scenes"},
+            "rollout": {"prompts": prompts, "group_size": group_size, "steps": steps},
+            "method": {"type": method},
+            "rewards": [{"type": name} for name in rewards],
+            "held_out": [{"type": name} for name in held_out],
+            "training": {"iterations": iterations},
+            "evaluation": {"count": count, "watch": watch, "every": every},
+        }
+    )
+    folder = RunFolder.create(path)
+    folder.write_text("run.yaml", to_yaml(recipe))
+    folder.write_json("environment.json", {"format": FORMAT, "packages": {"stepcredit": "1"}, "rewards": {}})
+    folder.release()
+    if state == "nothing":
+        return path
+
+    names = (*rewards, *held_out)
+    distinct = list(dict.fromkeys(map(str, balanced(split("held_out"), 4 * count, seed=0))))
+    given = captions or distinct[: count // SIBLINGS]
+    written = [given[index // SIBLINGS % len(given)] for index in range(count)]
+    before = generator.normal(1.0, 0.2, (count, len(names)))
+    before[0, :] = np.nan
+    before[:, [names.index(name) for name in missing]] = np.nan
+    change = np.array([(gains or {}).get(name, 1.0) for name in names]) * 0.2
+    noise = generator.normal(0.0, 0.02, (count, len(names)))
+    pictures = [picture(generator, side) for _ in range(2 * watch)]
+
+    def look(iteration: int, rows: Sequence[int]) -> Look:
+        share = iteration / iterations
+        scores = before + share * (change + noise)
+        drawn = pictures[:watch] if iteration == 0 else pictures[watch:]
+        return Look(
+            iteration=iteration,
+            weights="trained" if iteration else "base",
+            names=names,
+            rows=tuple(rows),
+            prompts=tuple(written[row] for row in rows),
+            scores=scores[list(rows)],
+            pictures={row: drawn[row] for row in rows if row < watch},
+            answers={name: np.array([answer(name, written[row], row, share) for row in rows]) for name in QUESTIONS},
+        )
+
+    everything, watched = range(count), range(watch)
+    base = look(0, everything)
+    folder.look(base, watched)
+    done = {"finished": iterations, "running": iterations - 1, "no look": 1}[state]
+    for iteration in range(done):
+        scores = generator.normal(1.0 + 0.2 * iteration / iterations, 0.2, (prompts, group_size, len(rewards)))
+        scores[:, :, [rewards.index(name) for name in missing if name in rewards]] = np.nan
+        scores[0, 0] = np.nan
+        similarity = np.sort(generator.uniform(0.0, 1.0, (prompts, group_size, steps + 1)), axis=-1)
+        trained = torch.arange(steps) < steps - 1
+        evidence = Evidence(torch.tensor(scores), torch.ones(len(rewards)).double(), torch.tensor(similarity), trained)
+        credit = recipe.method.assign(evidence)
+        metrics = {f"reward/{name}": mean(scores[:, :, k]) for k, name in enumerate(rewards)}
+        metrics |= {"update/gradient_norm": 0.1, "update/ratio_deviation": 1e-5, "update/clip_fraction": 0.02}
+        metrics |= {f"update/clip_fraction/{step:02d}": 0.01 * step for step in range(steps - 1)}
+        metrics |= {"cost/pictures": 12.0, "cost/forwards": 100.0, "time/seconds": 2.0}
+        folder.log(StepReport(iteration, metrics))
+        folder.problems(iteration, ["hps: one picture is < broken >"])
+        table = RewardTable(tuple(rewards), torch.tensor(scores).float())
+        folder.credit(iteration, credit, similarity.astype(np.float32), table, written[: prompts * SIBLINGS : SIBLINGS])
+        finished = iteration + 1
+        if state != "no look" and finished % every == 0 and finished < iterations:
+            folder.look(look(finished, watched), watched)
+    if state == "finished":
+        tuned = look(iterations, everything)
+        folder.look(tuned, watched)
+        folder.write_json("result.json", summarise(base, tuned, rewards))
+    return path
+
+
+def mean(scores: np.ndarray) -> float:
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def picture(generator: np.random.Generator, side: int) -> np.ndarray:
+    """Soft shapes, about as detailed as a photograph."""
+    rough = max(4, side // 16)
+    colours = generator.integers(0, 256, (rough, rough, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def answer(question: str, caption: str, row: int, share: float) -> float:
+    """What the exact checker might have said; NaN where the caption does not ask."""
+    parsed = parse(caption)
+    asked = parsed is not None and parsed.kind in QUESTIONS[question]
+    return float(row % 4 < 1 + 2 * share) if asked else float("nan")

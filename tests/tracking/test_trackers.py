@@ -1,0 +1,214 @@
+"""Services that a run reports to: what they are told, and that none of them can stop a run."""
+
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from stepcredit.build import build_trackers
+from stepcredit.config.load import load_recipe
+from stepcredit.protocols import Tracker
+from stepcredit.records import StepReport
+from stepcredit.tracking.guarded import Guarded
+from stepcredit.tracking.tensorboard import TensorBoardTracker
+from stepcredit.tracking.wandb import WandBTracker
+
+PICTURES = list(np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8))
+CAPTIONS = [f"caption {index}" for index in range(30)]
+CALLS = {
+    "log": (StepReport(0, {"reward/a": 0.5}),),
+    "problems": (0, ["a reason"]),
+    "pictures": (1, "samples", PICTURES, CAPTIONS),
+    "distributions": (0, {"credit": np.ones((2, 3))}),
+    "close": (),
+}
+
+
+class Recorder:
+    """Remembers what it was told; raises at one verb."""
+
+    def __init__(self, fails_at=None):
+        self.told, self.fails_at = [], fails_at
+
+    def __getattr__(self, verb):
+        def act(*what):
+            self.told.append(verb)
+            if verb == self.fails_at:
+                raise ConnectionError("no [network]")
+
+        return act
+
+
+def tell_everything(tracker):
+    for verb, what in CALLS.items():
+        getattr(tracker, verb)(*what)
+
+
+# Guarded
+
+
+def test_a_guarded_tracker_is_told_everything():
+    inner, told = Recorder(), []
+    guarded = Guarded("service", lambda: inner, told.append)
+    assert isinstance(guarded, Tracker)
+    tell_everything(guarded)
+    assert inner.told == list(CALLS)
+    assert told == []
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_a_tracker_that_fails_is_told_no_more_and_the_reason_is_shown_once(verb):
+    inner, told = Recorder(fails_at=verb), []
+    guarded = Guarded("service", lambda: inner, told.append)
+    tell_everything(guarded)
+    tell_everything(guarded)
+    assert inner.told == [*list(CALLS)[: list(CALLS).index(verb)], verb]
+    assert told == ["tracker service failed (ConnectionError: no [network]); it is told no more, the run goes on"]
+
+
+def test_a_tracker_that_cannot_be_made_is_told_of_once():
+    told = []
+    tell_everything(Guarded("service", lambda: 1 / 0, told.append))
+    assert len(told) == 1
+    assert "ZeroDivisionError" in told[0]
+
+
+def test_ctrl_c_inside_a_tracker_is_not_swallowed():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Guarded("service", interrupted, print)
+
+
+# TensorBoard
+
+
+def test_tensorboard_reads_back_what_was_told(tmp_path):
+    tracker = TensorBoardTracker(tmp_path)
+    for iteration in range(3):
+        tracker.log(StepReport(iteration, {"reward/a": 0.5 * iteration, "reward/b": math.nan}))
+        tracker.distributions(iteration, {"credit/mixed": np.array([[1.0, math.nan], [2.0, 3.0]])})
+    tracker.distributions(3, {"credit/none": np.full(3, math.nan)})
+    tracker.problems(1, ["a reason", "a reason"])
+    tracker.problems(2, [])
+    tracker.pictures(3, "samples", PICTURES, CAPTIONS)
+    tracker.close()
+
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) == {"reward/a", "reward/b"}
+    assert [(event.step, event.value) for event in events.Scalars("reward/a")] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert tags["histograms"] == ["credit/mixed"]
+    histogram = events.Histograms("credit/mixed")[-1]
+    assert (histogram.step, histogram.histogram_value.num, histogram.histogram_value.sum) == (2, 3, 6)
+    (sheet,) = events.Images("samples")
+    assert (sheet.step, sheet.width * sheet.height) == (3, 24 * 8 * 8)
+    reasons = events.Tensors("problems/text_summary")
+    assert [(event.step, event.tensor_proto.string_val[0]) for event in reasons] == [(1, b"a reason")]
+
+
+# Weights & Biases
+
+
+class Service(ModuleType):
+    """A module with wandb's functions."""
+
+    def __init__(self, **more):
+        super().__init__("service")
+        self.calls = []
+        vars(self).update(more)
+
+    def init(self, **settings):
+        self.calls.append(("init", settings))
+
+    def log(self, values, step):
+        self.calls.append(("log", step, dict(values)))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+    def Image(self, image, caption):  # noqa: N802 - wandb's name
+        return caption
+
+
+def three_iterations(service):
+    tracker = WandBTracker(service, project="p", name="n", config={"seed": 0}, mode="offline")
+    for iteration in range(3):
+        if iteration == 1:
+            tracker.pictures(iteration + 1, "samples", PICTURES, CAPTIONS)  # looked at before the iteration is logged
+        tracker.log(StepReport(iteration, {"reward/a": float(iteration), "reward/b": math.nan, "loss": math.inf}))
+        tracker.problems(iteration, ["r", "r"] if iteration == 2 else [])
+        tracker.distributions(iteration, {"credit": np.array([1.0, 3.0, math.nan])})
+    tracker.pictures(3, "samples", PICTURES[:2], CAPTIONS[:2])  # the last look, at the end
+    tracker.close()
+    return service.calls
+
+
+def test_an_iteration_is_one_call_with_all_of_its_values():
+    init, *logs, finish = three_iterations(Service(Histogram=lambda values: ("histogram", values.tolist())))
+    assert init == ("init", {"project": "p", "name": "n", "config": {"seed": 0}, "mode": "offline"})
+    assert finish == ("finish",)
+    histogram = {"credit": ("histogram", [1.0, 3.0])}
+    assert logs == [
+        ("log", 0, {"reward/a": 0.0, **histogram}),
+        ("log", 1, {"samples": CAPTIONS[:24], "reward/a": 1.0, **histogram}),
+        ("log", 2, {"reward/a": 2.0, "problems": 2, **histogram, "samples": CAPTIONS[:2]}),
+    ]
+
+
+def test_a_service_without_histograms_gets_mean_and_deviation():
+    _, first, *_ = three_iterations(Service())
+    assert first == ("log", 0, {"reward/a": 0.0, "credit/mean": 2.0, "credit/sd": 1.0})
+
+
+def test_nothing_known_is_not_a_histogram():
+    service = Service(Histogram=lambda values: values.tolist())
+    tracker = WandBTracker(service, project="p", name="n", config={})
+    tracker.distributions(0, {"credit": np.full(2, math.nan)})
+    tracker.close()
+    assert [call[0] for call in service.calls] == ["init", "finish"]
+
+
+# From a recipe
+
+
+def built(tmp_path, *choices):
+    told = []
+    recipe = load_recipe(overrides=["--tracking", f"[{', '.join(f'{{{choice}}}' for choice in choices)}]"])
+    return build_trackers(recipe, tmp_path / "run", told.append), told
+
+
+def test_a_service_whose_package_is_missing_is_told_of_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    trackers, told = built(tmp_path, "type: wandb", "type: tensorboard", "type: trackio")
+    for tracker in trackers:
+        tell_everything(tracker)
+    assert [line.split(" (")[0] for line in told] == ["tracker wandb failed", "tracker trackio failed"]
+    assert all("the run goes on" in line for line in told)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_tensorboard_goes_where_the_recipe_says(tmp_path):
+    trackers, told = built(tmp_path, f"type: tensorboard, folder: {tmp_path / 'events'}")
+    tell_everything(trackers[0])
+    assert told == []
+    assert list((tmp_path / "events").iterdir())
+
+
+@pytest.mark.parametrize(("kind", "own"), [("wandb", {"mode": "offline"}), ("trackio", {})])
+def test_a_service_gets_the_name_and_the_whole_recipe(tmp_path, monkeypatch, kind, own):
+    service = Service()
+    monkeypatch.setitem(sys.modules, kind, service)
+    settings = "".join(f", {key}: {value}" for key, value in own.items())
+    _, told = built(tmp_path, f"type: {kind}, project: mine{settings}")
+    assert told == []
+    ((_, given),) = service.calls
+    assert (given["project"], given["name"]) == ("mine", "run")
+    assert given["config"]["method"]["type"] == "otca"
+    assert given.get("mode") == own.get("mode")

@@ -1,0 +1,454 @@
+"""The loop: stopped anywhere and gone on with, a run is the same run; it looks, keeps and ends as the recipe says.
+
+`train` and `resume` run for real, around the fakes. `happens` is told of every network call, optimiser step and
+finished iteration, and may send a signal or raise.
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from safetensors import safe_open
+
+from fakes import PROMPTS, Brightness, Constant, Contrast, NotANumber, make_recipe, wire
+from stepcredit import api
+from stepcredit.errors import RewardError, RunError
+from stepcredit.evaluation.paired import summarise
+from stepcredit.prompts.sources import Listed
+from stepcredit.rewards.suite import RewardSuite
+from stepcredit.runs.reader import RunReader
+from stepcredit.training import checkpoint
+from stepcredit.training.interrupt import Interrupt
+from stepcredit.training.loop import Judges
+
+TOTAL = 5
+SECTIONS = {
+    "method": {"type": "otca"},
+    "training": {"iterations": TOTAL, "updates": 2, "ema": 0.8},
+    "optimiser": {"learning_rate": 0.01},
+    "evaluation": {"every": 2, "watch": 4, "count": 8},
+    "held_out": [{"type": "custom", "path": "fakes:unused", "name": "constant"}],
+}
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that would have come later is written."""
+
+
+class Told:
+    """Says what happens, as (place, iteration, number of it since the last finished iteration)."""
+
+    def __init__(self, happens):
+        self.happens, self.iteration, self.numbers = happens, 0, {}
+
+    def note(self, place):
+        self.numbers[place] = self.numbers.get(place, 0) + 1
+        self.happens(place, self.iteration, self.numbers[place])
+
+    def log(self, report):
+        self.iteration, self.numbers = report.iteration, {}
+        self.happens("log", report.iteration, 1)
+        self.iteration += 1
+
+    def problems(self, iteration, reasons): ...
+
+    def pictures(self, iteration, name, images, captions): ...
+
+    def distributions(self, iteration, values): ...
+
+    def close(self): ...
+
+
+def nothing(place, iteration, number):
+    pass
+
+
+def on_fakes(monkeypatch, happens=nothing, rewards=(Brightness, lambda: Contrast("contrast")), start=0):
+    """`train` and `resume` build fakes; `start` is the iteration from which they count."""
+    told = Told(happens)
+    told.iteration = start
+
+    def build(recipe):
+        made = [reward() for reward in rewards]
+        trainer = wire(recipe, made)
+        velocity = trainer.policy.velocity
+        monkeypatch.setattr(trainer.policy, "velocity", lambda *given: (told.note("network"), velocity(*given))[1])
+        trainer.optimiser.register_step_post_hook(lambda *_: told.note("optimiser"))
+        return trainer, Judges(Listed(PROMPTS), trainer.rewards.joined(RewardSuite([Constant("constant")])))
+
+    monkeypatch.setattr(api, "build_trainer", build)
+    monkeypatch.setattr(api, "build_trackers", lambda *_: [told])
+
+
+def recipe_for(folder, names=("brightness", "contrast"), **changes):
+    output = {"folder": str(folder), "checkpoint_every": 2, "keep": 2, "report": False, **changes.pop("output", {})}
+    sections = {
+        key: {**SECTIONS[key], **changes.pop(key, {})} if isinstance(SECTIONS[key], dict) else SECTIONS[key]
+        for key in SECTIONS
+    }
+    return make_recipe(names, output=output, **sections, **changes)
+
+
+def begin(folder, **changes):
+    return api.train(recipe_for(folder, **changes), console=Console(quiet=True))
+
+
+def go_on(folder, **changes):
+    return api.resume(folder, console=Console(quiet=True), **changes)
+
+
+def stop_at(moment, iteration):
+    """Two signals, at this moment of this iteration; a single one for `log`, the end of the iteration.
+
+    A rollout is 4 network calls, and so is the look before the first one.
+    """
+    places = {"log": ("log", 1), "look": ("network", 2), "step": ("optimiser", 1)}
+    first = 0 if iteration else 4
+    places |= {"rollout": ("network", first + 2), "update": ("network", first + 5)}
+    place, number = places[moment]
+
+    def happens(*what):
+        if what == (place, iteration, number):
+            os.kill(os.getpid(), signal.SIGTERM if iteration % 2 else signal.SIGINT)
+            if moment != "log":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return happens
+
+
+def die_at(place, iteration, number):
+    def happens(*what):
+        if what == (place, iteration, number):
+            raise Killed
+
+    return happens
+
+
+def lines(folder, name="metrics.jsonl"):
+    return [
+        {key: value for key, value in line.items() if not key.startswith("time/")}
+        for line in map(json.loads, (folder / name).read_text().splitlines())
+    ]
+
+
+def tensors(path):
+    with safe_open(path, "np") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (array.shape, array.tobytes()) for name, array in found.items()}, file.metadata()
+
+
+def contents(folder):
+    """All that a run leaves, except times and its own name; a checkpoint counts only if it is the last."""
+    found = {"metrics": lines(folder), "problems": lines(folder, "problems.jsonl")}
+    last = checkpoint.listed(folder / "checkpoints")[-1]
+    places = [folder / "samples", folder / "credit", last, folder / "result.json", folder / "before_after.png"]
+    for path in (file for place in places for file in ([place] if place.is_file() else place.rglob("*"))):
+        if path.name == "state.json":
+            found["counters"] = checkpoint.counters(path.parent)
+        elif path.is_file():
+            name = path.relative_to(folder).as_posix()
+            found[name] = tensors(path) if path.suffix == ".safetensors" else path.read_bytes()
+    return found
+
+
+def assert_same(folder, whole):
+    got = contents(folder)
+    assert got.keys() == whole.keys()
+    assert [name for name in whole if got[name] != whole[name]] == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        on_fakes(monkeypatch)
+        begin(folder)
+    found = contents(folder)
+    assert len(found) > 2 * TOTAL + 10
+    return found
+
+
+# Stopped and gone on with
+
+
+@pytest.mark.parametrize("finished", range(1, TOTAL))
+def test_a_run_that_is_stopped_after_any_iteration_goes_on_as_if_nothing_had_happened(
+    tmp_path, monkeypatch, whole, finished
+):
+    on_fakes(monkeypatch, stop_at("log", finished - 1))
+    run = begin(tmp_path / "run")
+    assert run.interrupted == (signal.SIGINT if finished % 2 else signal.SIGTERM)
+    assert run.rows == []
+    assert len(run.metrics()) == finished
+    assert checkpoint.newest(run.folder / "checkpoints")[0].name == f"{finished:06d}"
+    on_fakes(monkeypatch)
+    assert go_on(run.folder).interrupted is None
+    assert_same(run.folder, whole)
+
+
+@pytest.mark.parametrize("iteration", [0, 1, 2, TOTAL - 1])
+@pytest.mark.parametrize("moment", ["rollout", "update", "step"])
+def test_a_second_signal_drops_the_iteration_if_no_weight_has_changed_and_finishes_it_otherwise(
+    tmp_path, monkeypatch, whole, moment, iteration
+):
+    on_fakes(monkeypatch, stop_at(moment, iteration))
+    run = begin(tmp_path / "run")
+    assert len(run.metrics()) == iteration + (moment == "step")
+    assert (run.interrupted is None) == (moment == "step" and iteration == TOTAL - 1)
+    on_fakes(monkeypatch)
+    go_on(run.folder)
+    assert_same(run.folder, whole)
+
+
+@settings(max_examples=6)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["log", "rollout", "update", "step"]), st.integers(1, TOTAL - 1)),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_run_may_be_stopped_again_and_again(tmp_path_factory, whole, stops):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for index, (moment, iteration) in enumerate(stops):
+            start = len(RunReader(folder).metrics()) if index else 0
+            on_fakes(monkeypatch, stop_at(moment, iteration), start=start)
+            go_on(folder) if index else begin(folder)
+        on_fakes(monkeypatch)
+        go_on(folder)
+    assert_same(folder, whole)
+
+
+def test_a_signal_before_the_first_iteration_loses_nothing_but_time(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch, stop_at("look", 0))
+    run = begin(tmp_path / "run")
+    assert run.interrupted == signal.SIGINT
+    assert RunReader(run.folder).looks() == [0]
+    assert run.metrics() == []
+    on_fakes(monkeypatch)
+    go_on(run.folder)
+    assert_same(run.folder, whole)
+
+
+@pytest.mark.parametrize("iteration", range(TOTAL))
+@pytest.mark.parametrize(("place", "number"), [("log", 1), ("network", 3), ("optimiser", 2)])
+def test_a_run_that_is_killed_anywhere_goes_on_from_its_last_checkpoint(
+    tmp_path, monkeypatch, whole, iteration, place, number
+):
+    """The first checkpoint is after two iterations; before that it begins again, in the same folder."""
+    on_fakes(monkeypatch, die_at(place, iteration, number))
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        begin(folder)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 9, "rew')
+    for name in ("samples/.000003.writing", "checkpoints/.000004.writing", "checkpoints/.000001.removed"):
+        (folder / name).mkdir(parents=True)
+    on_fakes(monkeypatch)
+    go_on(folder)
+    assert_same(folder, whole)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    run = begin(tmp_path / "run", output={"keep": 9})
+    damaged = run.folder / "checkpoints" / f"{TOTAL:06d}"
+    (damaged / "state.safetensors").write_bytes(b"")
+    console = Console(record=True, width=200, file=io.StringIO())
+    api.resume(run.folder, console=console)
+    told = console.export_text()
+    assert "is damaged: state.safetensors is not what was written; going on from 000004 instead" in told
+    assert checkpoint.damage(damaged) is None
+    assert_same(run.folder, whole)
+
+
+def test_keeping_one_checkpoint_never_keeps_the_damaged_one(tmp_path, monkeypatch):
+    on_fakes(monkeypatch, stop_at("log", 3))
+    run = begin(tmp_path / "run")
+    (run.folder / "checkpoints" / "000004" / "state.json").write_text("{")
+    on_fakes(monkeypatch, stop_at("log", 2), start=2)
+    go_on(run.folder, **{"output.keep": 1, "output.keep_best": "brightness"})
+    assert [path.name for path in checkpoint.listed(run.folder / "checkpoints")] == ["000002", "000003"]
+    assert checkpoint.newest(run.folder / "checkpoints")[1] == []
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    run = begin(tmp_path / "run", training={"iterations": 3})
+    assert len(go_on(run.folder, **{"training.iterations": TOTAL}).metrics()) == TOTAL
+    last = f"checkpoints/{TOTAL:06d}/state.safetensors"
+    assert tensors(run.folder / last) == whole[last]
+    with pytest.raises(RunError, match=r"has 5 iterations, training\.iterations asks for 4"):
+        go_on(run.folder, **{"training.iterations": 4})
+    assert len(run.metrics()) == TOTAL
+
+
+def test_going_on_with_a_finished_run_only_measures_again(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    run = begin(tmp_path / "run")
+    (run.folder / "result.json").unlink()
+    on_fakes(monkeypatch, die_at("optimiser", 0, 1))
+    go_on(run.folder)
+    assert_same(run.folder, whole)
+
+
+@pytest.mark.parametrize("key", ["seed", "rollout.steps", "method.type", "evaluation.count", "rewards"])
+def test_a_run_cannot_go_on_as_another(tmp_path, monkeypatch, key):
+    on_fakes(monkeypatch, stop_at("log", 1))
+    run = begin(tmp_path / "run")
+    before = contents(run.folder) | {"recipe": (run.folder / "run.yaml").read_text()}
+    value = {"seed": 7, "rollout.steps": 5, "method.type": "tcd", "evaluation.count": 12}.get(
+        key, [{"type": "composition"}]
+    )
+    with pytest.raises(RunError, match=rf"cannot go on with another {key}.*These may change: training\.iterations"):
+        go_on(run.folder, **{key: value})
+    assert contents(run.folder) | {"recipe": (run.folder / "run.yaml").read_text()} == before
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_run_that_another_process_writes_is_left_alone(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch, stop_at("log", 1))
+    run = begin(tmp_path / "run")
+    before = contents(run.folder)
+    on_fakes(monkeypatch)
+    command = [sys.executable, "-c", HOLD, str(run.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="is being written by another process"):
+            go_on(run.folder)
+        assert contents(run.folder) == before
+        other.communicate("\n")
+    go_on(run.folder)
+    assert_same(run.folder, whole)
+
+
+# Looking, keeping, ending
+
+
+def test_it_looks_at_the_watched_pictures_every_so_often_and_at_all_of_them_before_and_after(tmp_path, monkeypatch):
+    on_fakes(monkeypatch)
+    run = RunReader(begin(tmp_path / "run").folder)
+    assert run.looks() == [0, 2, 4, TOTAL]
+    assert [len(run.look(number).rows) for number in run.looks()] == [8, 4, 4, 8]
+    assert [len(run.look(number).pictures) for number in run.looks()] == [4] * 4
+    assert [run.look(number).weights for number in run.looks()] == ["base", *["average"] * 3]
+    rows = run.look(2).rows
+    assert {tuple(run.look(number).pictures) for number in run.looks()} == {rows}
+    assert run.look(TOTAL).among(rows).prompts == run.look(2).prompts
+    for number, line in enumerate(run.metrics(), start=1):
+        means = {key.removeprefix("held_out/"): value for key, value in line.items() if key.startswith("held_out/")}
+        assert means == (run.look(number).means() if number in (2, 4) else {})
+    assert not np.array_equal(run.look(2).scores, run.look(4).scores)
+
+
+def test_the_result_is_that_of_the_first_and_the_last_look(tmp_path, monkeypatch):
+    on_fakes(monkeypatch)
+    done = begin(tmp_path / "run")
+    run = RunReader(done.folder)
+    wanted = summarise(run.look(0), run.look(TOTAL), ["brightness", "contrast"])
+    assert run.result() == json.loads(json.dumps(wanted))
+    assert [row.name for row in done.rows] == ["brightness", "contrast", "constant"]
+    assert (run.path / "before_after.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("best", ["brightness", "contrast"])
+def test_the_best_checkpoint_stays(tmp_path, monkeypatch, best):
+    on_fakes(monkeypatch)
+    output = {"checkpoint_every": 1, "keep": 1, "keep_best": best}
+    run = RunReader(begin(tmp_path / "run", output=output, optimiser={"learning_rate": 0.2}).folder)
+    assert run.looks() == list(range(TOTAL + 1))  # every checkpoint needs a look
+    rows = run.look(1).rows
+    means = {number: run.look(number).among(rows).means()[best] for number in run.looks()[1:]}
+    highest = max(means, key=means.get)
+    assert {int(path.name) for path in checkpoint.listed(run.path / "checkpoints")} == {highest, TOTAL}
+    assert checkpoint.counters(run.path / "checkpoints" / f"{highest:06d}").held_out[best] == means[highest]
+
+
+def test_a_reward_that_is_silent_ends_the_run_also_across_a_stop(tmp_path, monkeypatch):
+    silent = (Brightness, lambda: NotANumber("contrast"))
+    on_fakes(monkeypatch, stop_at("log", 1), rewards=silent)
+    run = begin(tmp_path / "run")
+    assert checkpoint.counters(run.folder / "checkpoints" / "000002").silent == {"brightness": 0, "contrast": 2}
+    on_fakes(monkeypatch, rewards=silent)
+    with pytest.raises(RewardError, match="reward contrast could not score anything in 3 iterations in a row"):
+        go_on(run.folder)
+    assert len(run.metrics()) == 3
+    assert checkpoint.damage(run.folder / "checkpoints" / "000002") is None
+
+
+def test_the_lock_is_let_go_when_a_run_fails(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch, die_at("network", 2, 1))
+    with pytest.raises(Killed):
+        begin(tmp_path / "run")
+    on_fakes(monkeypatch)
+    go_on(tmp_path / "run")
+
+
+# Signals
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("end", [None, "stop", "kill"])
+def test_the_handlers_of_before_are_back_however_a_run_ends(tmp_path, monkeypatch, end):
+    mine = lambda number, frame: None  # noqa: E731
+    old = signal.signal(signal.SIGTERM, mine)
+    try:
+        before = handlers()
+        on_fakes(monkeypatch, {None: nothing, "stop": stop_at("log", 0), "kill": die_at("log", 0, 1)}[end])
+        if end == "kill":
+            with pytest.raises(Killed):
+                begin(tmp_path / "run")
+        else:
+            begin(tmp_path / "run")
+        assert handlers() == before
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_told_and_the_second_only_heeded(number):
+    told = []
+    with Interrupt(told.append) as interrupt:
+        os.kill(os.getpid(), number)
+        assert interrupt.signal == number
+        interrupt.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.signal == number
+    assert len(told) == 1
+    assert told[0].startswith(f"{number.name}: finishing this iteration")
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before, seen = handlers(), []
+
+    def elsewhere():
+        with Interrupt():
+            seen.extend(handlers())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == before == handlers()

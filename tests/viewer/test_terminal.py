@@ -1,0 +1,84 @@
+"""A run in the terminal: the same sentences as the report, nothing that rich would swallow, nothing that breaks."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from drawn_runs import drawn_run
+from stepcredit.evaluation.paired import Difference
+from stepcredit.runs.reader import RunReader
+from stepcredit.viewer import report, terminal
+from stepcredit.viewer.panels import Story
+
+
+def printed(act, width=140):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    act(console)
+    return console.file.getvalue()
+
+
+def shown(path, **settings):
+    return printed(lambda console: terminal.show(RunReader(path), console), **settings)
+
+
+def test_a_run_is_shown_with_its_verdict_table_curves_and_credit(finished):
+    text = shown(finished)
+    story = Story.read(RunReader(finished))
+    assert "otca on scenes" in text
+    assert "finished after 6 iterations" in text
+    assert all(sentence in text for sentence in report.verdict(story, story.differences()))
+    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    assert "trained" in rows["hps"]
+    assert "up" in rows["hps"]
+    assert "held out" in rows["diversity"]
+    assert "▁" in next(line for line in text.splitlines() if line.strip().startswith("clip_t  "))
+    assert [line.split()[0] for line in text.splitlines() if "█████" in line] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"state": "running"},
+        {"state": "no look"},
+        {"state": "nothing"},
+        {"missing": ["hps", "diversity"]},
+        {"rewards": ["hps"], "held_out": []},
+        {"iterations": 150, "every": 75, "prompts": 1},
+    ],
+)
+def test_every_kind_of_run_can_be_shown(tmp_path, settings):
+    text = shown(drawn_run(tmp_path / "run", **settings))
+    assert max(map(len, text.splitlines())) <= 140
+    if "missing" in settings or settings.get("state") == "nothing":
+        assert "hps  nothing yet" in text
+
+
+def test_a_long_run_has_bars_of_one_line(tmp_path):
+    text = shown(drawn_run(tmp_path / "run", iterations=150, every=75, prompts=1))
+    bars = next(line for line in text.splitlines() if line.strip().startswith("hps  "))
+    assert sum(letter in terminal._BARS for letter in bars) == 60
+
+
+def test_intervals_in_a_table_are_not_taken_for_markup():
+    row = Difference("score", 0.5, 0.75, 0.25, 0.1, 0.125, 0.375)
+    text = printed(lambda console: console.print(terminal.differences([row], {"score"})))
+    assert "[+0.1250, +0.3750]" in text
+    assert "0.5000" in text
+
+
+def test_an_evaluation_is_printed_with_kinds_questions_and_gap(finished):
+    found = json.loads((finished / "result.json").read_text(encoding="utf-8"))
+    text = printed(lambda console: terminal.evaluation(found, finished, console))
+    assert "48 pictures of 12 captions" in text
+    assert all(word in text for word in ("position", "questions of the exact checker", "colour"))
+    assert f"hacking gap {found['hacking_gap']['gap']:+.2f} standard deviations [" in text
+
+
+def test_an_evaluation_of_other_captions_is_printed(tmp_path):
+    path = drawn_run(tmp_path / "run", captions=["a lighthouse", "ein Käfer"], held_out=[])
+    found = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    text = printed(lambda console: terminal.evaluation(found, path, console))
+    assert "hacking gap" not in text
+    assert "kind of caption" not in text
