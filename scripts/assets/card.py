@@ -56,9 +56,8 @@ prefers the clean one of {hps[prefers_clean]:.1%}; one word: {hps[right_against_
 | aesthetic_scenes | an affine head on clip_scenes' picture embedding | \
 explains {aesthetic[variance_explained]:.0%} of the variance of a synthetic taste |
 
-The taste, on LAION's scale: a clean picture about 6, a spoiled one up to three points less; a tenth of a point for
-each pixel of radius more than usual, and as much for warm before cool colours. It never asks what the caption
-said, which is where it conflicts with the other two (`docs/rewards.md`).
+The taste, on LAION's scale: a clean picture about 6, a spoiled one up to three points less, and warm colours .3 above
+cool ones. It never asks what the caption said, which is where it conflicts with the other two (`docs/rewards.md`).
 
 Known limits: 21 words, six colours, three shapes, at most three objects; a judge can be fooled (`docs/rewards.md`).
 """
