@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusers.utils.logging
 import transformers.utils.logging
 from rich.console import Console
+from rich.markup import escape
 
 from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
 from stepcredit.config.load import DEFAULT, changed_keys, load_recipe, to_yaml
@@ -97,7 +98,7 @@ def resume(run: str | Path, *, console: Console | None = None, **settings: objec
             path, passed = checkpoint.newest(folder.checkpoints)
             start = checkpoint.restore(path, trainer.policy, trainer.optimiser, trainer.average)
             for sentence in passed:
-                console.print(f"[yellow]{sentence}; going on from {path.name} instead[/]", soft_wrap=True)
+                console.print(f"[yellow]{escape(sentence)}; going on from {path.name} instead[/]", soft_wrap=True)
         if start.iteration > recipe.training.iterations:
             raise RunError(
                 f"{folder.path} has {start.iteration} iterations, training.iterations asks for "
@@ -106,7 +107,7 @@ def resume(run: str | Path, *, console: Console | None = None, **settings: objec
         folder.rewind(start.iteration)
         folder.write_text("run.yaml", to_yaml(recipe))
         base = reader.look(0) if 0 in reader.looks() else None
-        console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False)
+        console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)
         return _run(trainer, judges, folder, console, start, base)
     finally:
         folder.release()
@@ -120,7 +121,7 @@ def _run(
     count = sum(parameter.numel() for parameter in trainer.policy.parameters())
     console.print(
         f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
-        f"objectives {', '.join(trainer.rewards.names)}; writing {folder.path}",
+        f"objectives {', '.join(trainer.rewards.names)}; writing {escape(str(folder.path))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -141,6 +142,7 @@ def _run(
             f"stepcredit train --resume {folder.path}",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, {reward.label for reward in recipe.rewards}))
@@ -150,7 +152,7 @@ def _run(
     }
     places |= {"report": folder.path / "report.html"} if live else {}
     told = "   ".join(f"{what}: {where}" for what, where in places.items())
-    console.print(f"{time.perf_counter() - began:.0f} s   {told}", highlight=False, soft_wrap=True)
+    console.print(f"{time.perf_counter() - began:.0f} s   {told}", highlight=False, soft_wrap=True, markup=False)
     return Run(folder.path, rows)
 
 

@@ -57,8 +57,8 @@ class RunReader:
             data = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{self.path / 'run.yaml'} cannot be read: {error}") from None
-        if not isinstance(data, dict):
-            raise RunError(f"{self.path / 'run.yaml'} is damaged: it holds no recipe; train again")
+        if not isinstance(data, dict) or not {"policy", "method", "rewards", "held_out", "training"} <= data.keys():
+            raise RunError(f"{self.path / 'run.yaml'} is damaged: it holds no whole recipe; train again")
         return data
 
     @cached_property
