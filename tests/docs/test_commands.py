@@ -50,8 +50,8 @@ def test_every_command_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = commands(page)
     assert found, "the pattern finds the commands of the page"
-    if page.name != "start.md" and not any(words[1] == "train" and "recipes" not in " ".join(words) for words in found):
-        run(["stepcredit", "train"])  # what `make demo` does
+    if page.name == "README.md":
+        run(["stepcredit", "train"])  # what its `make demo` does
     for words in found:
         run(words)
 
