@@ -1,7 +1,10 @@
 """What is trained and what is not, and folders that cannot be used."""
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 
 from stepcredit.config.policies import Flux, LoRA
 from stepcredit.errors import RecipeError, WeightsError
@@ -83,3 +86,12 @@ def test_pickled_weights_are_refused(tmp_path, full_policy):
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(WeightsError, match="is a pickle"):
         FluxPolicy(Flux(weights=str(tmp_path)))
+
+
+def test_a_saved_adapter_notes_its_modules_in_a_fixed_order(lora_policy, tmp_path):
+    lora_policy.save(tmp_path)
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", framework="np") as file:
+        notes = json.loads(file.metadata()["lora_adapter_metadata"])
+    modules = notes["transformer.target_modules"]
+    assert modules == sorted(modules), "two processes write the same file"
+    assert len(modules) > 10

@@ -127,11 +127,12 @@ class FluxPolicy:
         """A LoRA that `FluxPipeline.load_lora_weights` reads, or the transformer as a diffusers folder."""
         if isinstance(self.settings.surface, LoRA):
             layers: dict[str, Any] = get_peft_model_state_dict(self.pipe.transformer)
-            adapter = self.pipe.transformer.peft_config
+            notes = self.pipe.transformer.peft_config["default"].to_dict()
+            notes["target_modules"] = sorted(notes["target_modules"])  # a set, whose order is chance
             FluxPipeline.save_lora_weights(
                 folder,
                 transformer_lora_layers=layers,
-                transformer_lora_adapter_metadata=adapter["default"].to_dict(),
+                transformer_lora_adapter_metadata=notes,
                 safe_serialization=True,
             )
         else:
