@@ -33,6 +33,7 @@ def draw(found: Comparison, path: Path) -> None:
         axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
         axes.set_title(f"{name} ({'trained' if name in found.trained else 'held out'})", fontsize=10, loc="left")
         axes.tick_params(labelsize=8)
+        axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(f"cost in {found.cost}", fontsize=8)
         axes.set_ylabel("gain over the base", fontsize=8)
