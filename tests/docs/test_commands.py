@@ -54,6 +54,9 @@ def test_every_command_of_a_page_runs(page, tmp_path, monkeypatch):
         run(["stepcredit", "train"])  # what its `make demo` does
     for words in found:
         run(words)
+    if page.name == "start.md":  # its runs serve the snippets of another page
+        for code in re.findall(r"```python\n(.*?)```", (page.parent / "run_folder.md").read_text(), flags=re.DOTALL):
+            exec(code, {})
 
 
 def test_the_recipe_page_is_what_the_settings_say():
