@@ -33,8 +33,11 @@ class WandBTracker:
             self._add(iteration, {"problems": len(reasons)})
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        shown = zip(images[:PICTURES], captions, strict=False)
-        self._add(iteration - 1, {name: [self._module.Image(image, caption=caption) for image, caption in shown]})
+        shown = [self._module.Image(i, caption=c) for i, c in zip(images[:PICTURES], captions, strict=False)]
+        if self._module.__name__ == "trackio":  # takes no lists
+            self._add(iteration - 1, {f"{name}/{index:02d}": image for index, image in enumerate(shown)})
+        else:
+            self._add(iteration - 1, {name: shown})
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():
