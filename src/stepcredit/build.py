@@ -12,6 +12,7 @@ from stepcredit.config.policies import Flux
 from stepcredit.config.recipe import Recipe
 from stepcredit.config.rewards import HPS, Aesthetic, ClipT, Composition, Custom, Diversity, RewardChoice
 from stepcredit.config.tracking import TensorBoard, TrackingChoice, Trackio, WandB
+from stepcredit.flow.transitions import transitions
 from stepcredit.folders import resolve
 from stepcredit.methods.base import Method
 from stepcredit.policies.flux import FluxPolicy
@@ -19,7 +20,6 @@ from stepcredit.prompts.sources import from_settings
 from stepcredit.protocols import Reward, Tracker
 from stepcredit.rewards import aesthetic, clip, clip_t, composition, custom, diversity, hps
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.plan import every_step
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
 from stepcredit.tracking.wandb import WandBTracker
@@ -41,12 +41,6 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
     prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards)
     judges = build_judges(recipe, rewards)
     method = cast(Method, recipe.method)
-    plan = every_step(
-        recipe.rollout.steps,
-        kernel=method.kernel,
-        train_last=method.train_last,
-        noisy_end=method.final_state == "x_N",
-    )
     policy = build_policy(recipe)
     if method.kl_weight > 0:
         policy.surface.keep_reference()
@@ -57,18 +51,18 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
         weight_decay=recipe.optimiser.weight_decay,
     )
     training = recipe.training
+    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
     trainer = Trainer(
         recipe=recipe,
         policy=policy,
         prompts=prompts,
         rewards=rewards,
         method=method,
-        plan=plan,
-        levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),
+        levels=levels,
         update=Recompute(
             policy=policy,
             method=method,
-            plan=plan,
+            transitions=transitions(method.kernel, levels, noise_level=method.noise_level),
             updates=training.updates,
             passes=training.passes,
             micro_batch=training.micro_batch,

@@ -5,6 +5,7 @@
      +-- PromptError     prompts are missing, empty or unreadable
      +-- WeightsError    a model folder is missing, partial, of another kind or not safetensors
      +-- RewardError     a reward returned something that is not a score table
+     +-- CreditError     a credit rule was given or returned something that is not usable
      +-- RunError        a run folder exists already, cannot be written or cannot be read
      +-- NumericsError   a check on the numbers failed while training
 
@@ -33,6 +34,10 @@ class WeightsError(StepcreditError, OSError):
 
 class RewardError(StepcreditError, ValueError):
     """A reward returned something that is not a score table."""
+
+
+class CreditError(StepcreditError, ValueError):
+    """A credit rule was given or returned something that is not usable."""
 
 
 class RunError(StepcreditError, OSError):

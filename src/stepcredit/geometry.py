@@ -1,6 +1,7 @@
 """What a recipe will do, counted before anything is loaded: `stepcredit train --dry-run`."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from rich.console import Console
 from rich.syntax import Syntax
@@ -8,6 +9,8 @@ from rich.table import Table
 
 from stepcredit.config.load import to_yaml
 from stepcredit.config.recipe import Recipe
+from stepcredit.methods.base import Method
+from stepcredit.rollout.plan import draw
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,15 @@ class Geometry:
 def count(recipe: Recipe) -> Geometry:
     """Count one iteration; an upper bound, since pairs without credit are skipped."""
     rollout, training = recipe.rollout, recipe.training
-    trained = rollout.steps if getattr(recipe.method, "train_last", False) else rollout.steps - 1
-    samples = rollout.prompts * rollout.group_size
-    pairs = samples * trained
+    plan = draw(
+        cast(Method, recipe.method),
+        steps=rollout.steps,
+        prompts=rollout.prompts,
+        group_size=rollout.group_size,
+        seed=recipe.seed,
+        iteration=0,
+    )
+    samples, pairs = rollout.prompts * rollout.group_size, int(plan.trained.sum())
     per_update = -(-pairs // training.updates)
     uses_reference = getattr(recipe.method, "kl_weight", 0.0) > 0
     return Geometry(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from stepcredit.flow.transitions import Transitions
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -23,15 +25,45 @@ class Condition:
 class Trajectory:
     """A rollout of P prompts, G samples each, from noise to data.
 
-    `log_probs` are of the move x_n -> x_{n+1} under the policy that sampled, NaN where the move was deterministic.
-    `final` is the latent that is decoded.
+    `velocities` are what the network said before each move; the law of a move follows from them, so no density is
+    kept. `final` is the latent that is decoded; `similarity` compares it with every latent, `clean_similarity` with
+    the clean prediction made before every move.
     """
 
     latents: Float[Tensor, "P G L *latent"]
-    log_probs: Float[Tensor, "P G L-1"]
+    velocities: Float[Tensor, "P G L-1 *latent"]
     final: Float[Tensor, "P G *latent"]
     levels: Float[Tensor, " L"]
     similarity: Float[Tensor, "P G L"]
+    clean_similarity: Float[Tensor, "P G L-1"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each transition of each sample does: whether it adds noise, by which kernel, and whether it is trained."""
+
+    kernel: str
+    stochastic: Bool[Tensor, "P G N"]
+    trained: Bool[Tensor, "P G N"]
+
+    @property
+    def steps(self) -> int:
+        return self.trained.shape[-1]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Trained moves in a flat batch, as the policy under training sees them.
+
+    In units of the transition's standard deviation: `drift` is how far its mean has moved since the sample was drawn
+    (with gradient), `noise` is the standard normal that was drawn. `ratio_factor` and `loss_factor` are the method's
+    weights of the transition (`objective.profile`).
+    """
+
+    drift: Float[Tensor, "B *latent"]
+    noise: Float[Tensor, "B *latent"]
+    ratio_factor: Float[Tensor, " B"]
+    loss_factor: Float[Tensor, " B"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +79,16 @@ class RewardTable:
 class Evidence:
     """All that a method may look at when it assigns credit.
 
-    `weights` are the recipe's weights of the objectives; `trained` marks the trained transitions.
+    `weights` are the recipe's weights of the objectives; `trained` marks each sample's trained transitions;
+    `transitions` are the sampler's constants. Similarities as in `Trajectory`.
     """
 
     rewards: Float[Tensor, "P G K"]
     weights: Float[Tensor, " K"]
     similarity: Float[Tensor, "P G L"]
-    trained: Bool[Tensor, " L-1"]
+    clean_similarity: Float[Tensor, "P G L-1"]
+    trained: Bool[Tensor, "P G L-1"]
+    transitions: Transitions
 
 
 @dataclass(frozen=True)
@@ -69,19 +104,27 @@ class Credit:
     advantages: Float[Tensor, "*P G K"]  # how good, objective by objective; NaN = no opinion
     coefficients: Float[Tensor, "*P G K"]  # how much each objective counted
     strength: Float[Tensor, "*P G"]  # MOCA's lambda; 0 for methods without one
+    terms: Float[Tensor, "*P G N M"] | None = None  # loss terms that are clipped each for itself; None: per_step is one
 
     def tensors(self) -> dict[str, Tensor]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        named = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def over_prompts(rule: Callable[..., Credit]) -> Callable[..., Credit]:
     """Map a rule that is written for one group over the prompts of a rollout.
 
-    Positional tensors get a leading P axis; keyword arguments are shared by all groups.
+    Tensors get a leading P axis, be they positional or named; everything else is shared by all groups.
     """
 
-    def mapped(*batched: Tensor, **shared: object) -> Credit:
-        return Credit(**torch.vmap(lambda *group: rule(*group, **shared).tensors())(*batched))
+    def mapped(*batched: Tensor, **named: object) -> Credit:
+        tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+        shared = {name: value for name, value in named.items() if name not in tensors}
+
+        def one(group: tuple[Tensor, ...], own: dict[str, Tensor]) -> dict[str, Tensor]:
+            return rule(*group, **own, **shared).tensors()
+
+        return Credit(**torch.vmap(one)(batched, tensors))
 
     return mapped
 

@@ -135,10 +135,9 @@ class Recipe(Strict):
             )
         if self.output.keep_best is not None and self.output.keep_best not in names:
             raise ValueError(f'output.keep_best is "{self.output.keep_best}"; {nearest(self.output.keep_best, names)}')
-        if getattr(self.method, "train_last", False) and getattr(self.method, "kernel", "") == "cps":
-            raise ValueError(
-                "method.train_last needs a transition with noise at the end, and cps ends without; set it to false"
-            )
+        check = getattr(self.method, "check", None)
+        if check is not None:
+            check(steps=self.rollout.steps, group_size=self.rollout.group_size)
         if getattr(self.method, "mixes_objectives", False) and any(r.weight != 1 for r in self.rewards):
             raise ValueError(
                 f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "

@@ -4,6 +4,6 @@ Pure functions of one group; NaN means "no opinion" (a reward that could not be 
 and is skipped wherever numbers are combined.
 """
 
-from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.credit import advantage, assign, diagnostics, mix, temporal
 
-__all__ = ["advantage", "assign", "mix", "temporal"]
+__all__ = ["advantage", "assign", "diagnostics", "mix", "temporal"]

@@ -30,6 +30,15 @@ def centre(rewards: Float[Tensor, "G K"], scale: Float[Tensor, " K"]) -> Float[T
     return torch.where(speaks, centred / scale, torch.nan)
 
 
+def standardise_batch(scores: Float[Tensor, "P G"], *, eps: float = 1e-4) -> Float[Tensor, "P G"]:
+    """(s - mean) / (std + eps) over a whole batch, with Bessel's correction; scores that are not finite come back 0
+    (GDPO's last whitening, arXiv 2601.05242)."""
+    known = scores.isfinite()
+    count = known.sum()
+    offset = torch.where(known, scores - torch.where(known, scores, 0).sum() / count.clamp(min=1), 0)
+    return offset / ((offset.square().sum() / (count - 1).clamp(min=1)).sqrt() + eps)
+
+
 def _centred(rewards: Tensor) -> tuple[Tensor, Tensor]:
     """Rewards minus their column's mean over valid entries (0 where invalid), and which entries are valid."""
     valid = rewards.isfinite()

@@ -38,13 +38,39 @@ def exploration(
     group mean of q and makes lambda informative. std has Bessel's correction (the paper does not say).
     """
     gained = (share * similarity.diff(dim=-1)).sum(-1)
+    return _strength(advantages, _deviation(gained, centred=centred, eps=eps), eps)
+
+
+def step_exploration(
+    advantages: Advantages,
+    share: Float[Tensor, "G N"],
+    similarity: Float[Tensor, "G N+1"],
+    *,
+    centred: bool = True,
+    eps: float = 1e-6,
+) -> Float[Tensor, "G N"]:
+    """`exploration` of every step by itself, q_n = share_n (S_{n+1} - S_n) in place of their sum (ours).
+
+    The paper promises an objective mix that depends on the step and prints one that does not; with this strength
+    `moca` has one coefficient vector per step.
+    """
+    gained = share * similarity.diff(dim=-1)
+    deviation = torch.vmap(lambda column: _deviation(column, centred=centred, eps=eps), in_dims=1, out_dims=1)(gained)
+    return _strength(advantages, deviation.mT, eps).mT
+
+
+def _deviation(gained: PerSample, *, centred: bool, eps: float) -> PerSample:
+    """|q| / (std q + eps) over a group, or of q minus its mean."""
     known = gained.isfinite()  # a sample whose latents are not finite must not silence its group
     count = known.sum()
     offset = gained - torch.where(known, gained, 0).sum() / count.clamp(min=1)
     spread = (torch.where(known, offset, 0).square().sum() / (count - 1).clamp(min=1)).sqrt()
-    gained = offset if centred else gained
+    return (offset if centred else gained).abs() / (spread + eps)
+
+
+def _strength(advantages: Advantages, deviation: Float[Tensor, "*N G"], eps: float) -> Float[Tensor, "*N G"]:
     total = advantages.nansum(-1)
-    return total.clamp(min=0) / (total.abs() + eps) * torch.tanh(gained.abs() / (spread + eps))
+    return total.clamp(min=0) / (total.abs() + eps) * torch.tanh(deviation)
 
 
 def moca(advantages: Advantages, strength: PerSample) -> PerSample:
@@ -80,6 +106,49 @@ def moca_coefficients(advantages: Advantages, strength: PerSample) -> Float[Tens
     upper = _first(advantages == above)
     between = lower * (1 - upper_share) + upper * upper_share
     return torch.where(hits.any(-1, keepdim=True), alone, between).nan_to_num(0.0)
+
+
+def with_objective_floor(mixed: PerSample, advantages: Advantages, *, floor: float) -> PerSample:
+    """(1 - floor) mixed + floor mean_k A_k: every objective keeps a share of at least floor / K (OTCA section 6.5).
+
+    The paper says that it rescales objectives as it does steps and gives no formula; this is our reading. It removes
+    the exact zeros of `moca`.
+    """
+    return (1 - floor) * mixed + floor * mean(advantages)
+
+
+def centre(mixed: PerSample) -> PerSample:
+    """Minus the group's mean over samples with an opinion (ours): `moca` leaves a positive mean, which reinforces
+    whatever was sampled."""
+    known = mixed.isfinite()
+    return mixed - torch.where(known, mixed, 0).sum() / known.sum().clamp(min=1)
+
+
+def min_norm(advantages: Float[Tensor, "B K"]) -> Float[Tensor, " K"]:
+    """MGDA-UB's weights: the c in the simplex that minimises |sum_k c_k A_k|^2 (arXiv 1810.04650, eq. 7).
+
+    The loss sees the objectives through one direction per sample, the score of its moves, so the shared
+    representation's gradient of objective k is A_k times that direction, and the problem is K x K. Solved exactly, by
+    trying every set of active objectives; up to 10 of them. Objectives without an opinion get 0.
+    """
+    K = advantages.shape[-1]
+    if K > 10:
+        raise ValueError(f"got {K} objectives; the exact solver takes up to 10, merge some of them first")
+    speaks = (~advantages.isnan()).any(0)
+    known = advantages.nan_to_num(0.0)
+    gram = known.mT @ known
+    eye = torch.eye(K, dtype=gram.dtype, device=gram.device)
+    ridge = 1e-12 * gram.diagonal().sum() + torch.finfo(gram.dtype).tiny
+    active = torch.cartesian_prod(*[torch.tensor([False, True])] * K).reshape(-1, K)[1:].to(gram.device)
+    inside = active[:, :, None] & active[:, None, :]
+    systems = torch.where(inside, gram + ridge * eye, eye)
+    solved = torch.linalg.solve(systems, active.to(gram.dtype))
+    candidates = solved / solved.sum(-1, keepdim=True)
+    norms = torch.einsum("sk,kl,sl->s", candidates, gram, candidates)
+    allowed = (candidates >= -1e-9).all(-1) & (speaks | ~active).all(-1)
+    best = torch.where(allowed & norms.isfinite(), norms, torch.inf).argmin()
+    chosen = candidates.index_select(0, best[None])[0].clamp(min=0)
+    return torch.where(speaks.any(), chosen, 0)
 
 
 def _range(advantages: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """When a picture was decided: weights over transitions, `[G, N]`, most of them of mean 1 over those that are trained.
 
 The shares here are OTCA's trajectory-level credit decomposition (TCD, arXiv 2604.19234, section 3.2). `trained`
-marks the trained transitions, `[N]`; None means all of them. Untrained transitions get 0.
+marks the trained transitions, `[N]` or for each sample `[G, N]`; None means all of them. Untrained transitions get 0.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Shares = Float[Tensor, "G N"]
-Trained = Bool[Tensor, " N"] | None
+Trained = Bool[Tensor, " N"] | Bool[Tensor, "G N"] | None
 Reading = Literal["affine", "sum_one", "mean_one", "lifted", "waterfill", "clamp_renormalise", "minmax", "two_level"]
 
 
@@ -114,6 +114,28 @@ def two_level(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> 
     return _masked(torch.where(share <= median, torch.full_like(share, floor), 2 - floor), trained)
 
 
+def reward_to_go(clean_similarity: Shares, *, window: int = 5) -> Shares:
+    """CoCA's share of the similarity that is still to come, 1 at the first step and falling (arXiv 2505.19196).
+
+        gain_w = mean of window w - mean of the one before          share_n = gain_w(n) / (sum_w gain_w  window)
+        C_n = sum_{m >= n} share_m
+
+    The sequence is cos(clean prediction of step n, final) with 1 at the end, the steps' windows start at its second
+    value, and gains may be negative. The last window holds what is left when `window` does not divide N.
+    """
+    steps = clean_similarity.shape[-1]
+    sequence = torch.cat([clean_similarity, torch.ones_like(clean_similarity[:, :1])], dim=-1)
+    first, after = sequence[:, :1], sequence[:, 1:]
+    means = torch.cat([part.mean(-1, keepdim=True) for part in after.split(window, dim=-1)], dim=-1)
+    gain = torch.cat([first, means], dim=-1).diff(dim=-1)
+    total = gain.sum(-1, keepdim=True)
+    sizes = [min(window, steps - at) for at in range(0, steps, window)]
+    each = torch.cat(
+        [(gain[:, at : at + 1] / size).expand(-1, size) for at, size in enumerate(sizes)], dim=-1
+    ) / torch.where(total.abs() < 1e-12, torch.inf, total)
+    return each.flip(-1).cumsum(-1).flip(-1)
+
+
 READINGS: dict[Reading, Callable[..., Shares]] = {
     "affine": with_floor,
     "sum_one": sum_one,
@@ -127,7 +149,9 @@ READINGS: dict[Reading, Callable[..., Shares]] = {
 
 
 def _count(share: Tensor, trained: Trained) -> Tensor | int:
-    return share.shape[-1] if trained is None else trained.sum().to(share.dtype)  # integer x float would be float32
+    if trained is None:
+        return share.shape[-1]
+    return trained.sum(-1, keepdim=True).to(share.dtype)  # an integer tensor x float would be float32
 
 
 def _masked(weights: Tensor, trained: Trained) -> Tensor:

@@ -2,5 +2,6 @@
 
 from stepcredit.flow import convert, kernels, schedules
 from stepcredit.flow.gaussian import Gaussian
+from stepcredit.flow.transitions import Transitions, transitions
 
-__all__ = ["Gaussian", "convert", "kernels", "schedules"]
+__all__ = ["Gaussian", "Transitions", "convert", "kernels", "schedules", "transitions"]

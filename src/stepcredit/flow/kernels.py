@@ -3,7 +3,9 @@
 Every kernel has one signature, `(x, velocity, level, next_level, *, noise_level) -> Gaussian`, with x and velocity
 `[B, *latent]`, levels scalar or `[B]`, 1 = noise, 0 = data, `next_level < level`. `noise_level` is the paper's eta.
 The ODE and the SDE kernels keep the same marginals to first order in the step; they differ in how much noise they
-add. CPS keeps the coefficients of data and noise, which is exact for a single datum at any step length.
+add. CPS keeps the coefficients of data and noise, which is exact for a single datum at any step length. DDIM is the
+variance-preserving sampler of the noise-predicting models, written in flow coordinates.
+Every mean is linear in (x, velocity): what a change of velocity does is the kernel at x = 0.
 """
 
 import math
@@ -55,6 +57,32 @@ def cps(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise
     return Gaussian(mean, fresh)
 
 
+def ddim(x: Latents, velocity: Latents, level: Level, next_level: Level, *, noise_level: float = 1.0) -> Gaussian:
+    """DDIM's step (arXiv 2010.02502, eq. 12 and 16) in flow coordinates; `noise_level` 1 is DDPM's posterior noise.
+
+    A variance-preserving latent is x / c with c^2 = (1 - level)^2 + level^2, and abar = (1 - level)^2 / c^2; so a
+    noise-predicting model runs here after `schedules.variance_preserving` and `convert.noise_to_velocity`.
+
+        mean = c' (sqrt(abar') data + sqrt(1 - abar' - s^2) noise)        std = c' s
+        s = noise_level sqrt((1 - abar') / (1 - abar)) sqrt(1 - abar / abar')
+
+    Deterministic at the end, where abar' = 1.
+    """
+    x, velocity = at_least_float32(x), at_least_float32(velocity)
+    start, end = per_sample(level, x).to(x), per_sample(next_level, x).to(x)
+    before, after = _signal(start), _signal(end)
+    fresh = noise_level * ((1 - after) / (1 - before) * (1 - before / after)).clamp(min=0).sqrt()
+    kept = (1 - after - fresh.square()).clamp(min=0).sqrt()
+    scale = ((1 - end).square() + end.square()).sqrt()
+    data, noise = velocity_to_data(x, velocity, level.to(x)), velocity_to_noise(x, velocity, level.to(x))
+    return Gaussian(scale * (after.sqrt() * data + kept * noise), scale * fresh)
+
+
+def _signal(level: Tensor) -> Tensor:
+    """abar: the share of a latent's variance that is data, for data of unit variance."""
+    return (1 - level).square() / ((1 - level).square() + level.square())
+
+
 def _sde(x: Tensor, velocity: Tensor, start: Tensor, end: Tensor, *, diffusion: Tensor) -> Gaussian:
     """Euler-Maruyama for any diffusion g(level): the drift gains g^2/2 times the score, so marginals stay.
 
@@ -66,4 +94,4 @@ def _sde(x: Tensor, velocity: Tensor, start: Tensor, end: Tensor, *, diffusion: 
     return Gaussian(mean, diffusion * (-dt).sqrt())
 
 
-KERNELS: dict[str, Kernel] = {"ode": ode, "flow_sde": flow_sde, "dance_sde": dance_sde, "cps": cps}
+KERNELS: dict[str, Kernel] = {"ode": ode, "flow_sde": flow_sde, "dance_sde": dance_sde, "cps": cps, "ddim": ddim}

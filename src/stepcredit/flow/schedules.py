@@ -36,3 +36,42 @@ def resolution_shifted(
     """
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     return shifted(steps, shift=math.exp(base_shift + slope * (tokens - base_tokens)))
+
+
+def variance_preserving(alphas_cumprod: Float[Tensor, " N"]) -> Float[Tensor, " L"]:
+    """Levels of a noise-predicting model (SD 1.5) from its `alphas_cumprod` at the sampler's timesteps, noise to data.
+
+    level = sqrt(1 - abar) / (sqrt(abar) + sqrt(1 - abar)); a latent of that model is the flow latent divided by
+    sqrt((1 - level)^2 + level^2). The end, level 0, is appended.
+    """
+    abar = alphas_cumprod.double()
+    if abar.ndim != 1 or not ((abar > 0).all() and (abar < 1).all() and (abar.diff() > 0).all()):
+        raise ValueError(
+            "alphas_cumprod must rise from noise to data, between 0 and 1; these do not. Flow levels need no "
+            "conversion; alphas in the order of training timesteps have to be flipped"
+        )
+    signal, noise = abar.sqrt(), (1 - abar).sqrt()
+    return torch.cat([noise / (signal + noise), abar.new_zeros(1)])
+
+
+def check_levels(levels: Float[Tensor, " L"]) -> None:
+    """Refuse what is not a sampler's path: at least one move, strictly falling, within 1 (noise) and 0 (data)."""
+    if levels.ndim != 1 or len(levels) < 2:
+        raise ValueError(f"levels have shape {tuple(levels.shape)}, wanted [L] with at least 2 of them")
+    if not levels.isfinite().all():
+        raise ValueError(f"levels must be finite, got {levels.tolist()}")
+    if (levels.diff() > 0).all() and levels.min() >= 0 and levels.max() <= 1:
+        raise ValueError(
+            "levels rise, wanted falling ones (1 = noise, 0 = data); alphas_cumprod of a noise-predicting model become "
+            "levels through schedules.variance_preserving"
+        )
+    if levels.max() > 1 or levels.min() < 0:
+        raise ValueError(
+            f"levels go from {float(levels[0]):g} to {float(levels[-1]):g}, wanted numbers in [0, 1]; timesteps "
+            "of 1000 are levels after a division by 1000"
+        )
+    if not (levels.diff() < 0).all():
+        at = int((levels.diff() >= 0).nonzero()[0])
+        raise ValueError(
+            f"levels must fall at every step; level {at} is {float(levels[at]):g}, the next {float(levels[at + 1]):g}"
+        )

@@ -10,26 +10,31 @@ from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.methods.base import Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
+MixOf = Literal["advantages", "rewards", "losses"]
+
 
 @torch.no_grad()
 def rule(
     rewards: Float[Tensor, "G K"],
     weights: Float[Tensor, " K"],
     *,
-    trained: Bool[Tensor, " N"],
-    mix_of: Literal["advantages", "rewards"] = "advantages",
+    trained: Bool[Tensor, "*G N"],
+    mix_of: MixOf = "advantages",
     advantage_clip: float = 5.0,
 ) -> Credit:
     """credit = A at every trained step, for one group.
 
     A is the weighted sum of per-objective advantages, or the advantage of the weighted sum of raw scores. In the
-    second case a sample with a missing score has no advantage.
+    second case a sample with a missing score has no advantage. With `losses` every objective has a loss of its own,
+    clipped for itself, which differs from `advantages` only where something is clipped.
     """
     if mix_of == "rewards":
         rewards, weights = (rewards * weights).sum(-1, keepdim=True), torch.ones_like(weights[:1])
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
-    mixed = mix.weighted_sum(advantages, weights).clamp(-advantage_clip, advantage_clip)
-    when = temporal.uniform(rewards.new_ones(rewards.shape[0], trained.shape[0]), trained=trained)
+    mixed = mix.weighted_sum(advantages, weights)
+    mixed = mixed if mix_of == "losses" else mixed.clamp(-advantage_clip, advantage_clip)
+    when = temporal.uniform(rewards.new_ones(rewards.shape[0], trained.shape[-1]), trained=trained)
+    each = (weights * advantages).nan_to_num(0.0)
     return Credit(
         per_step=assign.per_step(when, mixed),
         weights=when,
@@ -37,18 +42,24 @@ def rule(
         advantages=advantages,
         coefficients=weights.expand_as(advantages).clone(),
         strength=torch.zeros_like(mixed),
+        terms=when[..., None] * each[:, None] if mix_of == "losses" else None,
     )
 
 
 class DanceGRPO(Method):
-    """DanceGRPO with its FLUX setting: constant-noise SDE, shared initial noise, no KL."""
+    """DanceGRPO with its FLUX setting: constant-noise SDE, shared initial noise, no KL.
+
+    Its FLUX script trains `timestep_fraction: 0.6` of the steps; its video recipe has `mix_of: losses` and `best_of`.
+    """
 
     paper: ClassVar[str] = "arXiv 2505.07818"
     summary: ClassVar[str] = "GRPO on a constant-noise SDE; one advantage for all steps"
+    fills: ClassVar[str] = "kernel, advantage, mix"
+    status: ClassVar[str] = "official code compared"
 
     type: Literal["dance_grpo"] = "dance_grpo"
-    mix_of: Literal["advantages", "rewards"] = "advantages"
-    """Sum the objectives after (`advantages`) or before (`rewards`) they are standardised."""
+    mix_of: MixOf = "advantages"
+    """Sum the objectives after (`advantages`) or before (`rewards`) they are standardised, or sum their `losses`."""
 
     def assign(self, evidence: Evidence) -> Credit:
         return over_prompts(rule)(

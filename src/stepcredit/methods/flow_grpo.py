@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stepcredit.credit import advantage, assign, temporal
-from stepcredit.methods.base import Method
+from stepcredit.methods.base import Kernel, Method
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -17,13 +17,13 @@ def rule(
     scores: Float[Tensor, " G"],
     scale: Float[Tensor, ""],
     *,
-    trained: Bool[Tensor, " N"],
+    trained: Bool[Tensor, "*G N"],
     advantage_clip: float = 5.0,
 ) -> Credit:
     """credit = (score - group mean) / scale at every trained step, for one group of already summed scores."""
     advantages = advantage.centre(scores[:, None], scale[None]).clamp(-advantage_clip, advantage_clip)
     mixed = advantages[:, 0].nan_to_num(0.0)
-    when = temporal.uniform(scores.new_ones(scores.shape[0], trained.shape[0]), trained=trained)
+    when = temporal.uniform(scores.new_ones(scores.shape[0], trained.shape[-1]), trained=trained)
     return Credit(
         per_step=assign.per_step(when, mixed),
         weights=when,
@@ -34,14 +34,37 @@ def rule(
     )
 
 
+def broadcast(
+    evidence: Evidence, *, scale: Literal["batch", "group"], eps: float = 1e-4, advantage_clip: float = 5.0
+) -> Credit:
+    """`rule` for a rollout: the weighted sum of the scores, over the std of all of them or of the group's (ddof 0).
+
+    What Flow-CPS, GRPO-Guard, Flow-DPPO, TempFlow-GRPO, Flash-GRPO and DDPO have in common. A sample with a missing
+    score has no advantage.
+    """
+    scores = (evidence.rewards.double() * evidence.weights.double()).sum(-1)
+    valid = scores.isfinite()
+    if scale == "batch":
+        spread = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))
+    else:
+        mean = torch.where(valid, scores, torch.nan).nanmean(1, keepdim=True)
+        spread = torch.where(valid, scores - mean, torch.nan).square().nanmean(1).sqrt().nan_to_num(1.0)
+    return over_prompts(rule)(scores, spread + eps, trained=evidence.trained, advantage_clip=advantage_clip)
+
+
 class FlowGRPO(Method):
-    """Flow-GRPO with its SD3.5 setting: level-dependent SDE, KL to the base, independent initial noise."""
+    """Flow-GRPO with its SD3.5 setting: level-dependent SDE, KL to the base, independent initial noise.
+
+    Flow-GRPO-Fast is `window: {size: 2, end: 5}` with kl_weight 0 and clip 1e-5.
+    """
 
     paper: ClassVar[str] = "arXiv 2505.05470"
     summary: ClassVar[str] = "GRPO on a level-dependent SDE; summed rewards, batch-wide scale, KL"
+    fills: ClassVar[str] = "kernel, advantage"
+    status: ClassVar[str] = "official code compared"
 
     type: Literal["flow_grpo"] = "flow_grpo"
-    kernel: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    kernel: Kernel = "flow_sde"
     """The stochastic transition of the sampler."""
     noise_level: float = Field(default=0.7, gt=0)
     """How much noise the kernel adds."""
@@ -55,11 +78,4 @@ class FlowGRPO(Method):
     """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
 
     def assign(self, evidence: Evidence) -> Credit:
-        scores = (evidence.rewards.double() * evidence.weights.double()).sum(-1)  # [P, G]; NaN if any score is missing
-        valid = scores.isfinite()
-        if self.scale == "batch":
-            scale = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))
-        else:
-            mean = torch.where(valid, scores, torch.nan).nanmean(1, keepdim=True)
-            scale = torch.where(valid, scores - mean, torch.nan).square().nanmean(1).sqrt().nan_to_num(1.0)
-        return over_prompts(rule)(scores, scale + 1e-4, trained=evidence.trained, advantage_clip=self.advantage_clip)
+        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)

@@ -16,7 +16,7 @@ def rule(
     rewards: Float[Tensor, "G K"],
     similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " L-1"] | None = None,
+    trained: Bool[Tensor, "*G L-1"] | None = None,
     centred: bool = False,
     advantage_clip: float = 5.0,
 ) -> Credit:
@@ -40,6 +40,7 @@ class MOCA(Method):
 
     paper: ClassVar[str] = "arXiv 2604.19234"
     summary: ClassVar[str] = "ablation of otca: its mix of the rewards, every step alike"
+    fills: ClassVar[str] = "mix"
     mixes_objectives: ClassVar[bool] = True
 
     type: Literal["moca"] = "moca"

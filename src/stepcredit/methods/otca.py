@@ -23,10 +23,13 @@ def rule(
     rewards: Float[Tensor, "G K"],
     similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " L-1"] | None = None,
+    trained: Bool[Tensor, "*G L-1"] | None = None,
     floor: float = 0.5,
     weights: temporal.Reading = "affine",
     centred: bool = False,
+    recentred: bool = False,
+    objective_floor: float = 0.0,
+    step_mix: bool = False,
     advantage_clip: float = 5.0,
 ) -> Credit:
     """OTCA's credit for one group.
@@ -36,14 +39,25 @@ def rule(
     trained      which transitions are trained; None = all
     weights      how shares become weights (`temporal.READINGS`); `floor` is their minimum
     centred      subtract the group mean in the exploration strength, as the paper's text (not its equation) says
+    recentred, objective_floor, step_mix    ours, see `OTCA`
     """
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
     share = temporal.similarity_share(similarity.to(rewards), trained=trained)
     when = temporal.READINGS[weights](share, floor=floor, trained=trained)
-    strength = mix.exploration(advantages, share, similarity.to(rewards), centred=centred)
-    mixed = mix.moca(advantages, strength)
+    explore = mix.step_exploration if step_mix else mix.exploration
+    strength = explore(advantages, share, similarity.to(rewards), centred=centred)
+
+    def good(strength: Tensor) -> Tensor:
+        mixed = mix.with_objective_floor(mix.moca(advantages, strength), advantages, floor=objective_floor)
+        return mix.centre(mixed) if recentred else mixed
+
+    mixed = torch.vmap(good, in_dims=1, out_dims=1)(strength) if step_mix else good(strength)
+    per_step = assign.per_step(when, mixed)
+    if step_mix:  # people look at one number per sample: the mean over its steps, weighted as they are
+        total = when.sum(-1).clamp(min=1e-12)
+        strength, mixed = (strength * when).sum(-1) / total, (mixed * when).sum(-1) / total
     return Credit(
-        per_step=assign.per_step(when, mixed),
+        per_step=per_step,
         weights=when,
         mixed=mixed,
         advantages=advantages,
@@ -57,6 +71,7 @@ class OTCA(Method):
 
     paper: ClassVar[str] = "arXiv 2604.19234"
     summary: ClassVar[str] = "per-step weights from similarity gains x a per-sample mix of the rewards"
+    fills: ClassVar[str] = "when, mix"
     mixes_objectives: ClassVar[bool] = True
 
     type: Literal["otca"] = "otca"
@@ -65,7 +80,13 @@ class OTCA(Method):
     weights: temporal.Reading = "affine"
     """How shares of similarity gain become weights."""
     centred: bool = False
-    """Centre the exploration strength within the group (ours; the paper's equation does not)."""
+    """Centre the exploration strength within the group (ours; the paper's equation does not): makes it informative."""
+    recentred: bool = False
+    """Subtract the group's mean from the mixed advantage (ours): MOCA's is positive, which reinforces any sample."""
+    objective_floor: float = Field(default=0.0, ge=0, le=1)
+    """Share of the plain mean of the objectives in the mix (our reading of section 6.5): removes MOCA's exact zeros."""
+    step_mix: bool = False
+    """One mix of the objectives per step (ours): the paper's text has c depend on the step, its equations do not."""
 
     def assign(self, evidence: Evidence) -> Credit:
         return over_prompts(rule)(
@@ -75,5 +96,8 @@ class OTCA(Method):
             floor=self.floor,
             weights=self.weights,
             centred=self.centred,
+            recentred=self.recentred,
+            objective_floor=self.objective_floor,
+            step_mix=self.step_mix,
             advantage_clip=self.advantage_clip,
         )

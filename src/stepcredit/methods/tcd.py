@@ -17,7 +17,7 @@ def rule(
     rewards: Float[Tensor, "G K"],
     similarity: Float[Tensor, "G L"],
     *,
-    trained: Bool[Tensor, " L-1"] | None = None,
+    trained: Bool[Tensor, "*G L-1"] | None = None,
     floor: float = 0.5,
     weights: temporal.Reading = "affine",
     advantage_clip: float = 5.0,
@@ -43,6 +43,7 @@ class TCD(Method):
 
     paper: ClassVar[str] = "arXiv 2604.19234"
     summary: ClassVar[str] = "ablation of otca: its weights over steps, the mean of the advantages"
+    fills: ClassVar[str] = "when"
     mixes_objectives: ClassVar[bool] = True
 
     type: Literal["tcd"] = "tcd"

@@ -1,5 +1,5 @@
-"""Objectives: per-element losses `[B]` from log-ratio and credit, and statistics of them. Pure functions."""
+"""Objectives: per-element losses `[B]` from log-ratio and credit, what steps count, statistics. Pure functions."""
 
-from stepcredit.objective import diagnostics, surrogate
+from stepcredit.objective import diagnostics, profile, surrogate
 
-__all__ = ["diagnostics", "surrogate"]
+__all__ = ["diagnostics", "profile", "surrogate"]

@@ -1,14 +1,20 @@
 """What an update did: numbers for people, computed without gradient."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def clipped_elements(log_ratio: Float[Tensor, " B"], credit: Float[Tensor, " B"], *, clip: float) -> Bool[Tensor, " B"]:
-    """Where the clipped surrogate has no gradient: the ratio is already past the clip in the wanted direction."""
-    ratio = log_ratio.exp()
-    return ((credit > 0) & (ratio > 1 + clip)) | ((credit < 0) & (ratio < 1 - clip))
+def silent_elements(
+    head: Callable[[Tensor], Tensor], log_ratio: Float[Tensor, " B"], credit: Float[Tensor, " B"]
+) -> Bool[Tensor, " B"]:
+    """Where a loss has no gradient although there is credit: the ratio is past its bound in the wanted direction."""
+    with torch.enable_grad():
+        point = log_ratio.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(head(point).sum(), point)
+    return (slope == 0) & (credit != 0)
 
 
 def effective_steps(weights: Float[Tensor, "*P G N"]) -> Float[Tensor, "*P G"]:

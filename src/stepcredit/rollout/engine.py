@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from stepcredit.credit.temporal import similarity_to_final
@@ -12,9 +12,8 @@ from stepcredit.errors import NumericsError
 from stepcredit.flow.convert import velocity_to_data
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.protocols import Policy
-from stepcredit.records import Condition, Trajectory
+from stepcredit.records import Condition, Plan, Trajectory
 from stepcredit.rollout.noise import NoiseStream, initial_noise
-from stepcredit.rollout.plan import Plan
 
 Advance = Callable[[int], None]
 
@@ -55,46 +54,80 @@ def roll_out(
     streams = [NoiseStream(seed, iteration, p, member) for p in range(prompts) for member in range(group_size)]
     rows = torch.arange(prompts).repeat_interleave(group_size)
 
+    stochastic = plan.stochastic.flatten(0, 1)
     parts = [
-        _roll_out_rows(policy, condition[rows[at]], plan, levels, start[at], streams[at], noise_level, advance)
+        _roll_out_rows(
+            policy,
+            condition[rows[at]],
+            plan.kernel,
+            stochastic[at],
+            levels,
+            start[at],
+            streams[at],
+            noise_level=noise_level,
+            noisy_end=noisy_end,
+            advance=advance,
+        )
         for at in (slice(first, first + micro_batch) for first in range(0, len(start), micro_batch))
     ]
-    latents, log_probs, clean = (
+    latents, velocities, final, similarity, clean_similarity = (
         torch.cat(column).unflatten(0, (prompts, group_size)) for column in zip(*parts, strict=True)
     )
-    final = latents[:, :, -1] if noisy_end else clean
-    flat_latents, flat_final = latents.flatten(0, 1), final.flatten(0, 1)
-    similarity = similarity_to_final(flat_latents, flat_final).unflatten(0, (prompts, group_size))
-    return Trajectory(latents=latents, log_probs=log_probs, final=final, levels=levels, similarity=similarity)
+    return Trajectory(latents, velocities, final, levels, similarity, clean_similarity)
 
 
 def _roll_out_rows(
     policy: Policy,
     condition: Condition,
-    plan: Plan,
+    kernel: str,
+    stochastic: Bool[Tensor, "B N"],
     levels: Tensor,
     start: Tensor,
     streams: list[NoiseStream],
+    *,
     noise_level: float,
+    noisy_end: bool,
     advance: Advance,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Some rows through all steps: latents `[B, L, *latent]`, log-probabilities `[B, N]`, clean prediction."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Some rows through all steps: latents `[B, L, *latent]`, velocities and the final latent, similarities."""
     x = start.to(policy.device)
-    clean, states, log_probs = x, [x], []
-    for step, kernel in enumerate(plan.kernels):
+    states, velocities, cleans = [x], [], []
+    for step in range(stochastic.shape[1]):
         level, next_level = levels[step].to(x), levels[step + 1].to(x)
         velocity = policy.velocity(x, level.expand(len(x)), condition)
-        clean = velocity_to_data(x, velocity, level)
-        law = KERNELS[kernel](x, velocity, level, next_level, noise_level=noise_level)
-        if kernel == "ode":
-            x = law.mean
-            log_probs.append(torch.full((len(x),), torch.nan, device=x.device))
-        else:
-            x = law.sample(torch.stack([stream.draw(tuple(x.shape[1:])) for stream in streams]).to(x))
-            log_probs.append(law.log_prob(x))
+        velocities.append(velocity)
+        cleans.append(velocity_to_data(x, velocity, level))
+        x = _move(x, velocity, level, next_level, stochastic[:, step], kernel, noise_level, streams)
         states.append(x)
         advance(len(x))
-    return torch.stack(states, dim=1), torch.stack(log_probs, dim=1), clean
+    latents, clean = torch.stack(states, dim=1), torch.stack(cleans, dim=1)
+    final = x if noisy_end else clean[:, -1]
+    similarity, clean_similarity = similarity_to_final(latents, final), similarity_to_final(clean, final)
+    return latents, torch.stack(velocities, dim=1), final, similarity, clean_similarity
+
+
+def _move(
+    x: Tensor,
+    velocity: Tensor,
+    level: Tensor,
+    next_level: Tensor,
+    stochastic: Bool[Tensor, " B"],
+    kernel: str,
+    noise_level: float,
+    streams: list[NoiseStream],
+) -> Tensor:
+    """The next latents: by the kernel where stochastic, along the ODE elsewhere; noise is drawn where it is used."""
+    straight = KERNELS["ode"](x, velocity, level, next_level).mean
+    if not stochastic.any():
+        return straight
+    law = KERNELS[kernel](x, velocity, level, next_level, noise_level=noise_level)
+    silent = torch.zeros(x.shape[1:])
+    noise = [
+        stream.draw(tuple(x.shape[1:])) if noisy else silent
+        for stream, noisy in zip(streams, stochastic.tolist(), strict=True)
+    ]
+    moved = law.sample(torch.stack(noise).to(x))
+    return torch.where(stochastic.to(x.device).view(-1, *(1,) * (x.ndim - 1)), moved, straight)
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from stepcredit.config.recipe import Recipe
+from stepcredit.credit.diagnostics import conflict, pareto_share
 from stepcredit.methods.base import Method
 from stepcredit.objective.diagnostics import effective_steps
 from stepcredit.protocols import Policy, PromptSource
-from stepcredit.records import Condition, Credit, Evidence, RewardBatch, RewardTable, StepReport, Trajectory
+from stepcredit.records import Condition, Credit, Evidence, Plan, RewardBatch, RewardTable, StepReport, Trajectory
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.rollout import plan
 from stepcredit.rollout.engine import Advance, count_unusable, decode, roll_out
-from stepcredit.rollout.plan import Plan
 from stepcredit.training.anchors import Average
 from stepcredit.training.update import Recompute
 
@@ -26,7 +27,6 @@ class Trainer:
     prompts: PromptSource
     rewards: RewardSuite
     method: Method
-    plan: Plan
     levels: torch.Tensor
     update: Recompute
     optimiser: torch.optim.Optimizer
@@ -50,37 +50,58 @@ def step(trainer: Trainer, iteration: int, advance: Advance = lambda pairs: None
     prompts = trainer.prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=iteration)
     condition = trainer.policy.encode(prompts)
 
-    trajectory = draw_samples(trainer, condition, iteration, advance)
+    instructions = draw_plan(trainer, iteration)
+    trajectory = draw_samples(trainer, condition, instructions, iteration, advance)
     unusable = count_unusable(trajectory)
     rewards = score(trainer, trajectory, prompts)
 
-    credit = trainer.method.assign(
-        Evidence(
-            rewards=rewards.scores,
-            weights=torch.tensor([reward.weight for reward in recipe.rewards]),
-            similarity=trajectory.similarity.cpu(),
-            trained=trainer.plan.trained,
-        )
-    )
+    credit = trainer.method.credit(gather_evidence(trainer, trajectory, instructions, rewards))
 
     updates = trainer.update.apply(
-        trajectory, condition, credit, trainer.optimiser, seed=recipe.seed, iteration=iteration, advance=advance
+        trajectory,
+        instructions,
+        condition,
+        credit,
+        trainer.optimiser,
+        seed=recipe.seed,
+        iteration=iteration,
+        advance=advance,
     )
     if trainer.average is not None:
         trainer.average.follow()
 
-    metrics = {**reward_metrics(rewards), **credit_metrics(credit), **updates, "rollout/unusable": float(unusable)}
+    metrics = {
+        **reward_metrics(rewards),
+        **credit_metrics(credit, rewards),
+        **updates,
+        "rollout/unusable": float(unusable),
+    }
     metrics |= cost(trainer, trajectory, updates["update/pairs"])
     return Step(StepReport(iteration, metrics), credit, rewards, trajectory, tuple(prompts))
 
 
-def draw_samples(trainer: Trainer, condition: Condition, iteration: int, advance: Advance) -> Trajectory:
+def draw_plan(trainer: Trainer, iteration: int) -> Plan:
+    """Which steps of which samples add noise and are trained, in this iteration."""
+    rollout = trainer.recipe.rollout
+    return plan.draw(
+        trainer.method,
+        steps=rollout.steps,
+        prompts=rollout.prompts,
+        group_size=rollout.group_size,
+        seed=trainer.recipe.seed,
+        iteration=iteration,
+    )
+
+
+def draw_samples(
+    trainer: Trainer, condition: Condition, instructions: Plan, iteration: int, advance: Advance
+) -> Trajectory:
     """G trajectories for every prompt, with the method's kernel and the run's own noise."""
     method, rollout = trainer.method, trainer.recipe.rollout
     return roll_out(
         trainer.policy,
         condition,
-        trainer.plan,
+        instructions,
         trainer.levels,
         group_size=rollout.group_size,
         noise_level=method.noise_level,
@@ -103,6 +124,18 @@ def score(trainer: Trainer, trajectory: Trajectory, prompts: list[str]) -> Rewar
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     broken = ~trajectory.final.flatten(2).isfinite().all(-1).cpu()
     return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
+
+
+def gather_evidence(trainer: Trainer, trajectory: Trajectory, instructions: Plan, rewards: RewardTable) -> Evidence:
+    """What the method may look at, on the CPU."""
+    return Evidence(
+        rewards=rewards.scores,
+        weights=torch.tensor([reward.weight for reward in trainer.recipe.rewards]),
+        similarity=trajectory.similarity.cpu(),
+        clean_similarity=trajectory.clean_similarity.cpu(),
+        trained=instructions.trained,
+        transitions=trainer.update.transitions,
+    )
 
 
 def cost(trainer: Trainer, trajectory: Trajectory, trained_pairs: float) -> dict[str, float]:
@@ -131,15 +164,18 @@ def reward_metrics(rewards: RewardTable) -> dict[str, float]:
     return metrics
 
 
-def credit_metrics(credit: Credit) -> dict[str, float]:
-    """How much signal there is, and where it went."""
+def credit_metrics(credit: Credit, rewards: RewardTable) -> dict[str, float]:
+    """How much signal there is, where it went, and how far the objectives disagree."""
     weights = credit.weights.nan_to_num(0.0)  # a sample that broke has none
     trained = weights.abs().amax((0, 1)) > 0
     whole = credit.weights.isfinite().all(-1)
+    front = torch.vmap(pareto_share)(credit.per_step, rewards.scores.to(credit.per_step))
     return {
         "credit/mean_size": float(credit.per_step[..., trained].abs().mean()),
         "credit/zero_share": float((credit.mixed == 0).float().mean()),
         "credit/flat_groups": float((credit.mixed == 0).all(-1).sum()),
         "credit/effective_steps": float(effective_steps(weights)[whole].mean()),
         "credit/strength": float(credit.strength.nanmean()),
+        "credit/conflict": float(torch.vmap(conflict)(credit.advantages).float().mean()),
+        "credit/pareto_share": float(front.nanmean()),
     }

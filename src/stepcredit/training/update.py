@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import NumericsError
-from stepcredit.flow.gaussian import Gaussian
+from stepcredit.flow.gaussian import Gaussian, at_least_float32
 from stepcredit.flow.kernels import KERNELS
+from stepcredit.flow.transitions import Transitions
 from stepcredit.methods.base import Method
-from stepcredit.objective import diagnostics
 from stepcredit.protocols import Policy
-from stepcredit.records import Condition, Credit, Trajectory
+from stepcredit.records import Condition, Credit, Moves, Plan, Trajectory
 from stepcredit.rollout.engine import Advance
-from stepcredit.rollout.plan import Plan
 
 RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
 """Largest |log ratio| before the first update of a rollout, by the dtype of the network."""
@@ -21,17 +20,17 @@ RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-
 
 @dataclass(frozen=True)
 class Pairs:
-    """A flat batch of moves x -> y of a trajectory, `[B]` along the first axis."""
+    """A flat batch of moves x -> y of a trajectory, `[B]` along the first axis; `credit` is `[B, M]`, a column for
+    each loss term; `velocity` is that of the policy that sampled."""
 
     x: Tensor
     y: Tensor
     level: Tensor
     next_level: Tensor
-    log_prob: Tensor
+    velocity: Tensor
     credit: Tensor
     step: Tensor
     condition: Condition
-    kernel: str
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ class Recompute:
     """Runs the network again on the stored moves. Exact for any number of updates per rollout.
 
     Pairs are dealt out at random to `updates` optimiser steps, `passes` times. Pairs with zero credit have no gradient
-    and are not computed. The loss is the mean over all P x G x T pairs of the rollout, whatever the micro-batch.
+    and are not computed. The loss is the mean over all trained pairs of the rollout, whatever the micro-batch.
     """
 
     policy: Policy
     method: Method
-    plan: Plan
+    transitions: Transitions
     updates: int
     passes: int
     micro_batch: int
@@ -53,6 +52,7 @@ class Recompute:
     def apply(
         self,
         trajectory: Trajectory,
+        plan: Plan,
         condition: Condition,
         credit: Credit,
         optimiser: torch.optim.Optimizer,
@@ -63,12 +63,13 @@ class Recompute:
     ) -> dict[str, float]:
         """Take all optimiser steps of one rollout; returns what they did, in numbers."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + iteration)
-        per_step = credit.per_step.to(trajectory.latents)
-        pairs = self._trained_pairs(per_step)
+        terms = (credit.per_step[..., None] if credit.terms is None else credit.terms).to(trajectory.latents)
+        factors = torch.stack(self.method.step_factors(self.transitions, plan.trained)).to(trajectory.latents)
+        pairs = _trained_pairs(plan)
         whole = trajectory.latents.flatten(2).isfinite().all(-1).flatten().cpu()  # NaN samples have no density
         computed = whole[pairs[:, 0]]
         if self.method.kl_weight == 0:
-            computed = computed & (per_step.flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]] != 0)
+            computed = computed & (terms != 0).any(-1).flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]]
         totals: list[Tensor] = []
         norms: list[Tensor] = []
         orders = [torch.randperm(len(pairs), generator=generator) for _ in range(self.passes)]
@@ -76,8 +77,8 @@ class Recompute:
             mine = pairs[chosen[computed[chosen]]]
             optimiser.zero_grad(set_to_none=True)
             for part in mine.split(self.micro_batch) if len(mine) else ():
-                batch = self._gather(trajectory, condition, per_step, part)
-                loss, kl, moved, cut = self._loss(batch, fresh=number == 0)
+                batch = _gather(trajectory, condition, terms, part)
+                loss, kl, moved, cut = self._loss(batch, factors, fresh=number == 0)
                 (loss / len(chosen)).backward()
                 totals.append(torch.cat([torch.stack([loss.detach(), kl]), moved, cut]))
                 advance(len(part))
@@ -90,58 +91,55 @@ class Recompute:
                         "Lower the learning rate or use policy.dtype float32"
                     )
                 optimiser.step()
-        return self._summary(totals, norms, pairs[computed], len(pairs))
+        return _summary(totals, norms, pairs[computed], len(pairs), steps=plan.steps, passes=self.passes)
 
-    def _trained_pairs(self, per_step: Tensor) -> Tensor:
-        """(row, step) of every trained move, row = prompt x G + member, `[P G T, 2]`."""
-        rows = torch.arange(per_step.shape[0] * per_step.shape[1])
-        return torch.cartesian_prod(rows, self.plan.trained.nonzero()[:, 0])
-
-    def _gather(self, trajectory: Trajectory, condition: Condition, per_step: Tensor, pairs: Tensor) -> Pairs:
-        row, at = pairs[:, 0].to(trajectory.latents.device), pairs[:, 1].to(trajectory.latents.device)
-        latents = trajectory.latents.flatten(0, 1)
-        levels = trajectory.levels.to(latents)
-        kernels = {self.plan.kernels[step] for step in pairs[:, 1].tolist()}
-        return Pairs(
-            x=latents[row, at],
-            y=latents[row, at + 1],
-            level=levels[at],
-            next_level=levels[at + 1],
-            log_prob=trajectory.log_probs.flatten(0, 1)[row, at],
-            credit=per_step.flatten(0, 1)[row, at],
-            step=at,
-            condition=condition[row // trajectory.latents.shape[1]],
-            kernel=kernels.pop(),
-        )
-
-    def _loss(self, batch: Pairs, *, fresh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over a batch: loss, KL to the reference, and per transition `[N]` |ratio - 1| and clipped elements."""
-        law = self._law(batch)
-        log_ratio = law.log_prob(batch.y) - batch.log_prob
+    def _loss(self, batch: Pairs, factors: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums over a batch: loss, KL to the reference, and per transition `[N]` |ratio - 1| and moves cut off."""
+        moves = self._moves(batch, factors)
+        log_ratio = self.method.log_ratio(moves).detach()
         if fresh:
             self._check_ratio(log_ratio)
-        loss = self.method.loss(log_ratio, batch.credit).sum()
-        with torch.no_grad():
-            cut = diagnostics.clipped_elements(log_ratio, batch.credit, clip=self.method.clip)
-            per_step = torch.zeros(2, len(self.plan.kernels), device=loss.device, dtype=loss.dtype)
-            per_step.index_add_(1, batch.step, torch.stack([(log_ratio.exp() - 1).abs(), cut.to(loss)]))
+        losses, cut = self.method.loss(moves, batch.credit)
+        loss = losses.sum()
+        per_step = torch.zeros(2, factors.shape[1], device=loss.device, dtype=loss.dtype)
+        per_step.index_add_(1, batch.step, torch.stack([(log_ratio.exp() - 1).abs(), cut.to(loss)]))
         kl = torch.zeros_like(loss)
         if self.method.kl_weight > 0:
             with torch.no_grad(), self.policy.reference():
-                reference = self._law(batch)
-            kl = self.method.divergence(law, reference, batch.level - batch.next_level).sum()
+                reference = self._velocity(batch)
+            apart = moves.drift - self._drift(batch, reference - at_least_float32(batch.velocity))
+            kl = self.method.divergence(apart, batch.level - batch.next_level).sum()
             loss = loss + self.method.kl_weight * kl
-        moved, cut = per_step
-        return loss, kl.detach(), moved, cut
+        return loss, kl.detach(), per_step[0], per_step[1]
 
-    def _law(self, batch: Pairs) -> Gaussian:
-        velocity = self.policy.velocity(batch.x, batch.level, batch.condition)
-        kernel = KERNELS[batch.kernel]
-        return kernel(batch.x, velocity, batch.level, batch.next_level, noise_level=self.method.noise_level)
+    def _moves(self, batch: Pairs, factors: Tensor) -> Moves:
+        """How the policy of now sees the moves. Every kernel's mean is linear in the velocity, so the mean's change
+        comes from the velocity's change alone: no two large numbers are subtracted."""
+        before = at_least_float32(batch.velocity)
+        drawn = self._kernel(batch.x, before, batch)
+        ratio_factor, loss_factor = factors[:, batch.step]
+        return Moves(
+            drift=self._drift(batch, self._velocity(batch) - before),
+            noise=(batch.y - drawn.mean) / drawn.std,
+            ratio_factor=ratio_factor,
+            loss_factor=loss_factor,
+        )
+
+    def _velocity(self, batch: Pairs) -> Tensor:
+        return at_least_float32(self.policy.velocity(batch.x, batch.level, batch.condition))
+
+    def _drift(self, batch: Pairs, change: Tensor) -> Tensor:
+        """What a change of velocity does to a transition's mean, in standard deviations."""
+        law = self._kernel(torch.zeros_like(change), change, batch)
+        return law.mean / law.std
+
+    def _kernel(self, x: Tensor, velocity: Tensor, batch: Pairs) -> Gaussian:
+        kernel = KERNELS[self.method.kernel]
+        return kernel(x, velocity, batch.level, batch.next_level, noise_level=self.method.noise_level)
 
     def _check_ratio(self, log_ratio: Tensor) -> None:
         """Before anything was updated, the policy that trains must be the policy that sampled."""
-        worst = float(log_ratio.detach().abs().max())
+        worst = float(log_ratio.abs().max())
         allowed = RATIO_TOLERANCE[self.policy.dtype]
         if not worst <= allowed:
             raise NumericsError(
@@ -149,27 +147,50 @@ class Recompute:
                 "training disagree about the same network (dropout left on, another dtype, other weights?)"
             )
 
-    def _summary(self, totals: list[Tensor], norms: list[Tensor], computed: Tensor, pairs: int) -> dict[str, float]:
-        """`computed` are the pairs that were, `[B, 2]`, out of so many `pairs` of a pass."""
-        if not norms:  # no sample had any credit
-            return {"update/steps": 0.0, "update/skipped_pairs": 1.0, "update/pairs": 0.0}
-        N = len(self.plan.kernels)
-        loss, kl, *rest = torch.stack(totals).sum(0).tolist()
-        moved, cut = rest[:N], rest[N:]
-        counts = (torch.bincount(computed[:, 1], minlength=N) * self.passes).tolist()
-        total = sum(counts)
-        metrics = {
-            "update/loss": loss / (pairs * self.passes),
-            "update/ratio_deviation": sum(moved) / total,
-            "update/clip_fraction": sum(cut) / total,
-            "update/kl": kl / total,
-            "update/gradient_norm": float(torch.stack(norms).mean()),
-            "update/steps": float(len(norms)),
-            "update/pairs": float(total),
-            "update/skipped_pairs": 1 - len(computed) / pairs,
-        }
-        for step, count in enumerate(counts):
-            if count:
-                metrics[f"update/ratio_deviation/{step:02d}"] = moved[step] / count
-                metrics[f"update/clip_fraction/{step:02d}"] = cut[step] / count
-        return metrics
+
+def _trained_pairs(plan: Plan) -> Tensor:
+    """(row, step) of every trained move, row = prompt x G + member, `[B, 2]`."""
+    return plan.trained.flatten(0, 1).nonzero()
+
+
+def _gather(trajectory: Trajectory, condition: Condition, terms: Tensor, pairs: Tensor) -> Pairs:
+    row, at = pairs[:, 0].to(trajectory.latents.device), pairs[:, 1].to(trajectory.latents.device)
+    latents = trajectory.latents.flatten(0, 1)
+    levels = trajectory.levels.to(latents)
+    return Pairs(
+        x=latents[row, at],
+        y=latents[row, at + 1],
+        level=levels[at],
+        next_level=levels[at + 1],
+        velocity=trajectory.velocities.flatten(0, 1)[row, at],
+        credit=terms.flatten(0, 1)[row, at],
+        step=at,
+        condition=condition[row // trajectory.latents.shape[1]],
+    )
+
+
+def _summary(
+    totals: list[Tensor], norms: list[Tensor], computed: Tensor, pairs: int, *, steps: int, passes: int
+) -> dict[str, float]:
+    """`computed` are the pairs that were, `[B, 2]`, out of so many `pairs` of a pass."""
+    if not norms:  # no sample had any credit
+        return {"update/steps": 0.0, "update/skipped_pairs": 1.0, "update/pairs": 0.0}
+    loss, kl, *rest = torch.stack(totals).sum(0).tolist()
+    moved, cut = rest[:steps], rest[steps:]
+    counts = (torch.bincount(computed[:, 1], minlength=steps) * passes).tolist()
+    total = sum(counts)
+    metrics = {
+        "update/loss": loss / (pairs * passes),
+        "update/ratio_deviation": sum(moved) / total,
+        "update/clip_fraction": sum(cut) / total,
+        "update/kl": kl / total,
+        "update/gradient_norm": float(torch.stack(norms).mean()),
+        "update/steps": float(len(norms)),
+        "update/pairs": float(total),
+        "update/skipped_pairs": 1 - len(computed) / pairs,
+    }
+    for step, count in enumerate(counts):
+        if count:
+            metrics[f"update/ratio_deviation/{step:02d}"] = moved[step] / count
+            metrics[f"update/clip_fraction/{step:02d}"] = cut[step] / count
+    return metrics

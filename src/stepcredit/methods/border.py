@@ -1,0 +1,61 @@
+"""The border between a trainer and a credit rule: what goes in and what comes out is checked once, here."""
+
+from stepcredit.errors import CreditError
+from stepcredit.flow.schedules import check_levels
+from stepcredit.records import Credit, Evidence
+
+
+def check_evidence(evidence: Evidence, *, mixes: bool = False) -> None:
+    """Refuse what no rule could use; single NaN scores or broken samples are no error."""
+    rewards, similarity = evidence.rewards, evidence.similarity
+    if rewards.ndim != 3 or rewards.shape[2] == 0:
+        raise CreditError(
+            f"rewards have shape {tuple(rewards.shape)}, wanted [P, G, K] with at least one objective; add a reward"
+        )
+    P, G, K = rewards.shape
+    N = evidence.trained.shape[-1]
+    if G < 2:
+        raise CreditError("a group has 1 sample, wanted at least 2: an advantage compares siblings; raise group_size")
+    wanted = {
+        "similarity": (similarity, (P, G, N + 1)),
+        "clean_similarity": (evidence.clean_similarity, (P, G, N)),
+        "trained": (evidence.trained, (P, G, N)),
+        "levels": (evidence.transitions.levels, (N + 1,)),
+        "weights": (evidence.weights, (K,)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tuple(tensor.shape) != shape:
+            raise CreditError(
+                f"{name} has shape {tuple(tensor.shape)}, wanted {shape} for rewards {tuple(rewards.shape)}"
+            )
+    try:
+        check_levels(evidence.transitions.levels)
+    except ValueError as error:
+        raise CreditError(str(error)) from None
+    if not evidence.trained.any():
+        raise CreditError("no transition is trained; widen the window or raise the number of steps")
+    if not mixes and not (
+        (evidence.weights >= 0).all() and evidence.weights.isfinite().all() and evidence.weights.any()
+    ):
+        raise CreditError(
+            f"weights of the objectives are {evidence.weights.tolist()}, wanted finite numbers of at least 0, not all 0"
+        )
+    if not similarity.isfinite().all(-1).any():
+        raise CreditError("the similarity of every sample is NaN or infinite: no latent of the rollout is usable")
+
+
+def check_credit(credit: Credit, evidence: Evidence, *, where: str) -> None:
+    """Refuse credit of a wrong shape, that is not finite, or that goes to untrained transitions."""
+    wanted = tuple(evidence.trained.shape)
+    if tuple(credit.per_step.shape) != wanted:
+        raise CreditError(f"{where}: credit has shape {tuple(credit.per_step.shape)}, wanted [P, G, N] = {wanted}")
+    terms = credit.per_step if credit.terms is None else credit.terms
+    for name, tensor in {"per_step": credit.per_step, "terms": terms}.items():
+        bad = int((~tensor.isfinite()).sum())
+        if bad:
+            raise CreditError(
+                f"{where}: {bad} of {tensor.numel()} numbers of credit.{name} are NaN or infinite; a sample "
+                "or an objective without an opinion must get 0 (`credit.assign.per_step` does that)"
+            )
+    if (credit.per_step != 0).logical_and(~evidence.trained).any():
+        raise CreditError(f"{where}: credit for transitions that are not trained; multiply the weights by `trained`")

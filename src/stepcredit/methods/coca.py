@@ -1,0 +1,78 @@
+"""CoCA (arXiv 2505.19196): a step is credited with the share of the similarity gain that is still to come."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.methods.base import Kernel, Method
+from stepcredit.records import Credit, Evidence, over_prompts
+
+
+@torch.no_grad()
+def rule(
+    rewards: Float[Tensor, "G K"],
+    clean_similarity: Float[Tensor, "G N"],
+    weights: Float[Tensor, " K"],
+    *,
+    trained: Bool[Tensor, "*G N"] | None = None,
+    window: int = 5,
+    floor: float = 0.0,
+    advantage_clip: float = 5.0,
+) -> Credit:
+    """credit_n = standardised over the group (A (floor + (1 - floor) C_n)), C the reward-to-go shares.
+
+    clean_similarity   cosine of every step's clean prediction with the clean latent
+    window             steps that share one gain
+    """
+    advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
+    mixed = mix.weighted_sum(advantages, weights).clamp(-advantage_clip, advantage_clip)
+    come = temporal.reward_to_go(clean_similarity.to(rewards), window=window)
+    when = floor + (1 - floor) * come
+    when = when if trained is None else torch.where(trained, when, 0)
+    shaped = assign.per_step(when, mixed)
+    used = shaped if trained is None else torch.where(trained, shaped, torch.nan)
+    again = advantage.standardise(used, eps=1e-6).nan_to_num(0.0)
+    return Credit(
+        per_step=again,
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=weights.expand_as(advantages).clone(),
+        strength=torch.zeros_like(mixed),
+    )
+
+
+class CoCA(Method):
+    """CoCA on DDIM, as published; the ancestor of OTCA's weights over steps."""
+
+    paper: ClassVar[str] = "arXiv 2505.19196"
+    summary: ClassVar[str] = "reward-to-go shares of the clean prediction's similarity gain"
+    fills: ClassVar[str] = "when"
+    status: ClassVar[str] = "official code compared"
+
+    type: Literal["coca"] = "coca"
+    kernel: Kernel = "ddim"
+    """The stochastic transition of the sampler."""
+    noise_level: float = Field(default=1.0, gt=0)
+    """How much noise the kernel adds."""
+    shared_noise: bool = False
+    """Whether the samples of a prompt start from the same noise."""
+    span: int = Field(default=5, ge=1)
+    """Steps that share one gain (of the paper's 50)."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Least weight of a step (the code's temporal_alpha)."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(rule)(
+            evidence.rewards.double(),
+            evidence.clean_similarity.double(),
+            evidence.weights.double().expand(len(evidence.rewards), -1),
+            trained=evidence.trained,
+            window=self.span,
+            floor=self.floor,
+            advantage_clip=self.advantage_clip,
+        )

@@ -1,0 +1,54 @@
+"""GDPO (arXiv 2601.05242): every reward is standardised within its group, the sum once more over the batch."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.methods.base import Method
+from stepcredit.records import Credit, Evidence, over_prompts
+
+
+@torch.no_grad()
+def rule(
+    advantages: Float[Tensor, "G K"],
+    mixed: Float[Tensor, " G"],
+    weights: Float[Tensor, " K"],
+    *,
+    trained: Bool[Tensor, "*G N"],
+    advantage_clip: float = 5.0,
+) -> Credit:
+    """credit = the whitened sum at every trained step, for one group of a batch that is whitened already."""
+    mixed = mixed.clamp(-advantage_clip, advantage_clip)
+    when = temporal.uniform(mixed.new_ones(mixed.shape[0], trained.shape[-1]), trained=trained)
+    return Credit(
+        per_step=assign.per_step(when, mixed),
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=weights.expand_as(advantages).clone(),
+        strength=torch.zeros_like(mixed),
+    )
+
+
+class GDPO(Method):
+    """GDPO's mix of objectives on DanceGRPO's sampler; the paper is about language models."""
+
+    paper: ClassVar[str] = "arXiv 2601.05242"
+    summary: ClassVar[str] = "rewards standardised one by one, their sum whitened over the batch"
+    fills: ClassVar[str] = "mix"
+    status: ClassVar[str] = "official code compared"
+
+    type: Literal["gdpo"] = "gdpo"
+
+    def assign(self, evidence: Evidence) -> Credit:
+        weights = evidence.weights.double().expand(len(evidence.rewards), -1)
+        advantages = torch.vmap(lambda group: advantage.standardise(group, eps=1e-4))(evidence.rewards.double())
+        summed = torch.vmap(mix.weighted_sum)(advantages, weights)
+        silent = advantages.isnan().all(-1)  # nobody has an opinion: stays out of the batch's statistics
+        whitened = advantage.standardise_batch(summed.masked_fill(silent, torch.nan))
+        return over_prompts(rule)(
+            advantages, whitened, weights, trained=evidence.trained, advantage_clip=self.advantage_clip
+        )

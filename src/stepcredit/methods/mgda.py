@@ -1,0 +1,48 @@
+"""MGDA-UB (arXiv 1810.04650): one mix of the objectives for all samples, the shortest vector of their convex hull."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.methods.base import Method
+from stepcredit.records import Credit, Evidence, over_prompts
+
+
+@torch.no_grad()
+def rule(advantages: Float[Tensor, "G K"], weights: Float[Tensor, " K"], *, trained: Bool[Tensor, "*G N"]) -> Credit:
+    """credit = sum_k weights_k A_k at every trained step, for one group."""
+    mixed = mix.weighted_sum(advantages, weights)
+    when = temporal.uniform(mixed.new_ones(mixed.shape[0], trained.shape[-1]), trained=trained)
+    return Credit(
+        per_step=assign.per_step(when, mixed),
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=weights.expand_as(advantages).clone(),
+        strength=torch.zeros_like(mixed),
+    )
+
+
+class MGDA(Method):
+    """MGDA-UB on DanceGRPO's sampler. OTCA's MOCA is the limit in which every sample has a mix of its own."""
+
+    paper: ClassVar[str] = "arXiv 1810.04650"
+    summary: ClassVar[str] = "min-norm mix of the objectives over the batch or the group"
+    fills: ClassVar[str] = "mix"
+    mixes_objectives: ClassVar[bool] = True
+
+    type: Literal["mgda"] = "mgda"
+    over: Literal["batch", "group"] = "batch"
+    """Which samples share one mix."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        clip = self.advantage_clip
+        advantages = torch.vmap(advantage.standardise)(evidence.rewards.double()).clamp(-clip, clip)
+        if self.over == "batch":
+            weights = mix.min_norm(advantages.flatten(0, 1)).expand(len(advantages), -1)
+        else:
+            weights = torch.vmap(mix.min_norm)(advantages)
+        return over_prompts(rule)(advantages, weights, trained=evidence.trained)
