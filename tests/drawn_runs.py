@@ -13,6 +13,8 @@ from PIL import Image
 
 from stepcredit.config.load import to_yaml, validate
 from stepcredit.evaluation.paired import summarise
+from stepcredit.flow import schedules
+from stepcredit.flow.transitions import transitions
 from stepcredit.records import Evidence, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
@@ -106,9 +108,17 @@ def drawn_run(
         scores[:, :, [rewards.index(name) for name in missing if name in rewards]] = np.nan
         scores[0, 0] = np.nan
         similarity = np.sort(generator.uniform(0.0, 1.0, (prompts, group_size, steps + 1)), axis=-1)
-        trained = torch.arange(steps) < steps - 1
-        evidence = Evidence(torch.tensor(scores), torch.ones(len(rewards)).double(), torch.tensor(similarity), trained)
-        credit = recipe.method.assign(evidence)
+        evidence = Evidence(
+            rewards=torch.tensor(scores),
+            weights=torch.ones(len(rewards)).double(),
+            similarity=torch.tensor(similarity),
+            clean_similarity=torch.tensor(similarity[..., 1:]),
+            trained=(torch.arange(steps) < steps - 1).expand(prompts, group_size, steps),
+            transitions=transitions(
+                recipe.method.kernel, schedules.linear(steps), noise_level=recipe.method.noise_level
+            ),
+        )
+        credit = recipe.method.credit(evidence)
         metrics = {f"reward/{name}": mean(scores[:, :, k]) for k, name in enumerate(rewards)}
         metrics |= {"update/gradient_norm": 0.1, "update/ratio_deviation": 1e-5, "update/clip_fraction": 0.02}
         metrics |= {f"update/clip_fraction/{step:02d}": 0.01 * step for step in range(steps - 1)}

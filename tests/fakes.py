@@ -17,11 +17,11 @@ from torch import Tensor
 from stepcredit.config.load import validate
 from stepcredit.config.recipe import Recipe
 from stepcredit.flow import schedules
+from stepcredit.flow.transitions import transitions
 from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import Reward
 from stepcredit.records import Condition, RewardBatch, RewardOutput
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.plan import every_step
 from stepcredit.training.anchors import Average
 from stepcredit.training.step import Trainer
 from stepcredit.training.update import Recompute
@@ -215,24 +215,18 @@ def wire(
     """The `Trainer` of a recipe, with fakes for everything that costs time."""
     policy = policy or FakePolicy(recipe.seed)
     method = recipe.method
-    plan = every_step(
-        recipe.rollout.steps,
-        kernel=method.kernel,
-        train_last=method.train_last,
-        noisy_end=method.final_state == "x_N",
-    )
+    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
     return Trainer(
         recipe=recipe,
         policy=policy,
         prompts=Listed(PROMPTS),
         rewards=RewardSuite(rewards),
         method=method,
-        plan=plan,
-        levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),
+        levels=levels,
         update=Recompute(
             policy=policy,
             method=method,
-            plan=plan,
+            transitions=transitions(method.kernel, levels, noise_level=method.noise_level),
             updates=recipe.training.updates,
             passes=recipe.training.passes,
             micro_batch=recipe.training.micro_batch,

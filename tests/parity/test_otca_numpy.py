@@ -137,7 +137,9 @@ def test_prompts_of_a_rollout_are_mapped_as_in_a_loop(centred):
     groups[0][0][2, 1] = np.nan
     groups[1][0][:, 2] = 1.0
     rewards, similarity = (torch.from_numpy(np.stack(part)) for part in zip(*groups, strict=True))
-    shared = {"trained": torch.tensor([True, True, False, True, True])}
+    trained = torch.rand(40, 6, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    trained[..., 1] = True  # every sample has its own steps
+    shared = {"trained": trained}
     cases = [
         (otca.rule, (rewards, similarity), {"floor": 0.3, "centred": centred, **shared}),
         (otca.rule, (rewards, similarity), {"weights": "waterfill", **shared}),
@@ -148,7 +150,9 @@ def test_prompts_of_a_rollout_are_mapped_as_in_a_loop(centred):
     ]
     for rule, batched, options in cases:
         mapped = over_prompts(rule)(*batched, **options).tensors()
-        looped = [rule(*group, **options).tensors() for group in zip(*batched, strict=True)]
+        looped = [
+            rule(*(part[at] for part in batched), **{**options, "trained": trained[at]}).tensors() for at in range(40)
+        ]
         for name, tensor in mapped.items():
             expected = torch.stack([one[name] for one in looped])
             torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-12, equal_nan=True)

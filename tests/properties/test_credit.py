@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stepcredit.credit import advantage, assign, mix, temporal
+from stepcredit.flow import schedules
+from stepcredit.flow.transitions import transitions
 from stepcredit.methods import dance_grpo, moca, otca, tcd
 from stepcredit.methods.dance_grpo import DanceGRPO
 from stepcredit.methods.flow_grpo import FlowGRPO
@@ -88,13 +90,16 @@ def shares(draw):
 def assigned(method, rewards, gains, trained=None):
     """Credit of one prompt, the way a trainer asks for it."""
     everything = torch.ones(gains.shape[1], dtype=torch.bool)
+    similarity = trajectory(gains)[None]
     evidence = Evidence(
         rewards=rewards[None],
         weights=torch.ones(rewards.shape[1], dtype=torch.float64),
-        similarity=trajectory(gains)[None],
-        trained=everything if trained is None else trained,
+        similarity=similarity,
+        clean_similarity=similarity[..., 1:],
+        trained=(everything if trained is None else trained).expand(1, *gains.shape),
+        transitions=transitions(method.kernel, schedules.linear(gains.shape[1]), noise_level=method.noise_level),
     )
-    return method.assign(evidence)
+    return method.credit(evidence)
 
 
 def close(actual, expected, atol=1e-9):
@@ -618,12 +623,15 @@ def test_dance_grpo_on_rewards_is_dance_grpo_on_their_weighted_sum(group, weight
 
 
 def flow_evidence(rewards, weights):
-    transitions = 3
+    count = 3
+    similarity = torch.zeros(*rewards.shape[:2], count + 1, dtype=torch.float64)
     return Evidence(
         rewards=rewards,
         weights=weights,
-        similarity=torch.zeros(*rewards.shape[:2], transitions + 1, dtype=torch.float64),
-        trained=torch.ones(transitions, dtype=torch.bool),
+        similarity=similarity,
+        clean_similarity=similarity[..., 1:],
+        trained=torch.ones(*rewards.shape[:2], count, dtype=torch.bool),
+        transitions=transitions("flow_sde", schedules.linear(count), noise_level=0.7),
     )
 
 
@@ -637,18 +645,18 @@ def test_flow_grpo_centres_by_group_and_scales_by_the_batch(prompts, samples, ob
     centred = scores - scores.mean(1, keepdim=True)
     population = {"correction": 0}
 
-    batch = FlowGRPO(scale="batch").assign(flow_evidence(rewards, weights))
+    batch = FlowGRPO(scale="batch").credit(flow_evidence(rewards, weights))
     expected = centred / (scores.std(**population) + 1e-4)
     close(batch.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
-    group = FlowGRPO(scale="group").assign(flow_evidence(rewards, weights))
+    group = FlowGRPO(scale="group").credit(flow_evidence(rewards, weights))
     expected = centred / (scores.std(1, keepdim=True, **population) + 1e-4)
     close(group.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
 
 def test_flow_grpo_leaves_missing_scores_out_of_the_scale_of_the_batch():
     rewards = torch.tensor([[[1.0], [2.0], [float("nan")]], [[4.0], [5.0], [9.0]]], dtype=torch.float64)
-    credit = FlowGRPO().assign(flow_evidence(rewards, torch.ones(1, dtype=torch.float64)))
+    credit = FlowGRPO().credit(flow_evidence(rewards, torch.ones(1, dtype=torch.float64)))
     scale = torch.tensor([1.0, 2.0, 4.0, 5.0, 9.0], dtype=torch.float64).std(correction=0) + 1e-4
     expected = torch.tensor([[-0.5, 0.5, 0.0], [-2.0, -1.0, 3.0]], dtype=torch.float64) / scale
     close(credit.mixed, expected, atol=1e-12)
@@ -657,5 +665,5 @@ def test_flow_grpo_leaves_missing_scores_out_of_the_scale_of_the_batch():
 def test_flow_grpo_survives_a_rollout_without_a_single_score():
     rewards = torch.full((2, 3, 2), torch.nan, dtype=torch.float64)
     for scale in ("batch", "group"):
-        credit = FlowGRPO(scale=scale).assign(flow_evidence(rewards, torch.ones(2, dtype=torch.float64)))
+        credit = FlowGRPO(scale=scale).credit(flow_evidence(rewards, torch.ones(2, dtype=torch.float64)))
         assert (credit.per_step == 0).all()

@@ -9,17 +9,23 @@ import torch
 from fakes import PROMPTS, SHAPE, BreakingPolicy, Brightness, Contrast, FakePolicy, make_trainer
 from stepcredit.credit.temporal import similarity_to_final
 from stepcredit.errors import NumericsError
-from stepcredit.records import Trajectory
+from stepcredit.methods.base import Window
+from stepcredit.methods.dance_grpo import DanceGRPO
+from stepcredit.records import Plan, Trajectory
 from stepcredit.rollout.engine import count_unusable, decode, roll_out, sample_ode
 from stepcredit.rollout.noise import NoiseStream, initial_noise
-from stepcredit.rollout.plan import every_step
+from stepcredit.rollout.plan import draw
 from stepcredit.training.step import step
 
 STEPS = 5
-FIELDS = ("latents", "log_probs", "final", "levels", "similarity")
+FIELDS = ("latents", "velocities", "final", "levels", "similarity", "clean_similarity")
 
 
-def rolled(policy=None, *, kernel="dance_sde", train_last=False, noisy_end=False, prompts=PROMPTS[:2], **changed):
+def drawn(group_size=3, prompts=2, iteration=0, **method):
+    return draw(DanceGRPO(**method), steps=STEPS, prompts=prompts, group_size=group_size, seed=0, iteration=iteration)
+
+
+def rolled(policy=None, *, plan=None, noisy_end=False, prompts=PROMPTS[:2], method=None, **changed):
     policy = policy or FakePolicy()
     settings = {
         "group_size": 3,
@@ -31,7 +37,8 @@ def rolled(policy=None, *, kernel="dance_sde", train_last=False, noisy_end=False
         "micro_batch": 100,
         **changed,
     }
-    plan = every_step(STEPS, kernel=kernel, train_last=train_last, noisy_end=noisy_end)
+    given = {"final_state": "x_N" if noisy_end else "x0", **(method or {})}
+    plan = plan or drawn(settings["group_size"], len(prompts), **given)
     return roll_out(policy, policy.encode(prompts), plan, policy.levels(STEPS, None), **settings)
 
 
@@ -116,7 +123,8 @@ def test_noise_is_standard_normal_and_goes_on():
 def test_a_trajectory_has_the_documented_shapes_and_starts_at_the_noise():
     got = rolled(prompts=PROMPTS, group_size=2)
     assert got.latents.shape == (4, 2, STEPS + 1, *SHAPE)
-    assert got.log_probs.shape == (4, 2, STEPS)
+    assert got.velocities.shape == (4, 2, STEPS, *SHAPE)
+    assert got.clean_similarity.shape == (4, 2, STEPS)
     assert got.final.shape == (4, 2, *SHAPE)
     assert got.similarity.shape == (4, 2, STEPS + 1)
     noise = initial_noise(SHAPE, seed=0, iteration=0, prompt=3, members=2, shared=True)
@@ -129,34 +137,55 @@ def test_the_similarity_is_the_cosine_with_the_final_latent():
     torch.testing.assert_close(got.similarity, wanted)
 
 
+def test_velocities_are_what_the_network_says_about_the_latents_that_were_kept():
+    policy = FakePolicy()
+    got = rolled(policy, method={"timestep_fraction": 0.5}, shared_noise=False)
+    rows = torch.arange(2).repeat_interleave(3)
+    for at in range(STEPS):
+        x = got.latents[:, :, at].flatten(0, 1)
+        with torch.no_grad():
+            said = policy.velocity(x, got.levels[at].to(x).expand(6), policy.encode(PROMPTS[:2])[rows])
+        assert torch.equal(got.velocities[:, :, at].flatten(0, 1), said)
+
+
+@pytest.mark.parametrize("noisy_end", [False, True])
+def test_the_clean_similarity_is_the_cosine_of_every_clean_prediction_with_what_is_decoded(noisy_end):
+    got = rolled(noisy_end=noisy_end)
+    for prompt, member, at in np.ndindex(2, 3, STEPS):
+        clean = got.latents[prompt, member, at] - float(got.levels[at]) * got.velocities[prompt, member, at]
+        cosine = torch.cosine_similarity(clean.flatten(), got.final[prompt, member].flatten(), dim=0)
+        torch.testing.assert_close(got.clean_similarity[prompt, member, at], cosine, rtol=0, atol=1e-6)
+    if not noisy_end:  # the last prediction is what is decoded
+        torch.testing.assert_close(got.clean_similarity[..., -1], torch.ones(2, 3), rtol=0, atol=1e-6)
+
+
 def test_an_untrained_last_step_is_deterministic_and_ends_at_the_clean_prediction():
-    got = rolled(train_last=False)
+    got = rolled()
     torch.testing.assert_close(got.final, got.latents[:, :, -1], rtol=0, atol=1e-5)
-    assert got.log_probs[..., -1].isnan().all()
-    assert got.log_probs[..., :-1].isfinite().all()
+    assert torch.equal(got.latents[:, :, -1], straight(got, STEPS - 1))
+    for at in range(STEPS - 1):
+        assert not torch.isclose(got.latents[:, :, at + 1], straight(got, at), atol=1e-4).all(-1).all(-1).any()
 
 
 def test_a_trained_last_step_adds_noise_and_still_decodes_the_clean_prediction():
-    got = rolled(train_last=True)
-    assert got.log_probs.isfinite().all()
+    got = rolled(method={"train_last": True})
     assert not torch.isclose(got.final, got.latents[:, :, -1], atol=1e-4).all(-1).all(-1).any()
-    before = rolled(train_last=False)
+    before = rolled()
     torch.testing.assert_close(got.final, before.final, rtol=0, atol=1e-6)
 
 
 def test_a_noisy_end_decodes_the_last_latent():
     got = rolled(noisy_end=True)
     assert torch.equal(got.final, got.latents[:, :, -1])
-    assert got.log_probs.isfinite().all()
-    clean = rolled(train_last=True)  # the same moves, another final
+    clean = rolled(method={"train_last": True})  # the same moves, another final
     assert torch.equal(got.latents, clean.latents)
     assert not torch.isclose(got.final, clean.final, atol=1e-4).all()
 
 
-@pytest.mark.parametrize("kernel", ["dance_sde", "flow_sde", "cps"])
+@pytest.mark.parametrize("kernel", ["dance_sde", "flow_sde", "cps", "ddim"])
 def test_the_first_move_is_that_of_its_kernel_with_the_sample_s_own_noise(kernel):
     policy = FakePolicy()
-    got = rolled(policy, kernel=kernel)
+    got = rolled(policy, method={"kernel": kernel})
     x = got.latents[1, 2, 0]
     with torch.no_grad():
         velocity = policy.velocity(x[None], torch.ones(1), policy.encode(PROMPTS[1:2]))[0]
@@ -164,6 +193,11 @@ def test_the_first_move_is_that_of_its_kernel_with_the_sample_s_own_noise(kernel
     if kernel == "cps":
         std = end * math.sin(eta * math.pi / 2)
         mean = (x - velocity) * (1 - end) + x * math.sqrt(end**2 - std**2)  # at level 1 the noise is x itself
+    elif kernel == "ddim":  # abar' is the signal's share of the variance at the end; at the start it is 0
+        after = (1 - end) ** 2 / ((1 - end) ** 2 + end**2)
+        scale, fresh = math.sqrt((1 - end) ** 2 + end**2), eta * math.sqrt(1 - after)
+        mean = scale * (math.sqrt(after) * (x - velocity) + math.sqrt(1 - after - fresh**2) * x)
+        std = scale * fresh
     else:
         g = eta if kernel == "dance_sde" else eta * math.sqrt(start / (1 - end))
         score = -x  # minus noise over level, at level 1
@@ -171,8 +205,7 @@ def test_the_first_move_is_that_of_its_kernel_with_the_sample_s_own_noise(kernel
         std = g * math.sqrt(start - end)
     noise = NoiseStream(0, 0, 1, 2).draw(SHAPE)
     torch.testing.assert_close(got.latents[1, 2, 1], mean + std * noise, rtol=0, atol=1e-5)
-    density = torch.distributions.Normal(mean, std).log_prob(got.latents[1, 2, 1]).mean()
-    torch.testing.assert_close(got.log_probs[1, 2, 0], density, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.velocities[1, 2, 0], velocity, rtol=0, atol=1e-6)
 
 
 def test_the_deterministic_sampler_is_euler():
@@ -198,14 +231,59 @@ def test_progress_counts_every_sample_and_step_once():
     assert sum(heard) == 2 * 3 * STEPS
 
 
-@pytest.mark.parametrize(
-    ("train_last", "noisy_end", "last"), [(False, False, "ode"), (True, False, "cps"), (False, True, "cps")]
-)
-def test_the_plan_is_stochastic_everywhere_but_perhaps_at_the_end(train_last, noisy_end, last):
-    plan = every_step(4, kernel="cps", train_last=train_last, noisy_end=noisy_end)
-    assert plan.kernels == ("cps", "cps", "cps", last)
-    assert plan.trained.tolist() == [True, True, True, train_last]
-    assert plan.steps == 4
+# Where the plan is deterministic
+
+
+def straight(got, at):
+    """Euler's step from the latents kept before transition `at`, with the velocity kept beside them."""
+    start, end = got.levels[at].to(got.latents), got.levels[at + 1].to(got.latents)
+    return got.latents[:, :, at] + got.velocities[:, :, at] * (end - start)
+
+
+@pytest.mark.parametrize("kernel", ["dance_sde", "flow_sde", "cps", "ddim"])
+@pytest.mark.parametrize("micro_batch", [4, 100])
+def test_outside_its_window_a_sample_follows_the_ode_bit_for_bit(kernel, micro_batch):
+    """Windows of each prompt differ, so that a batch holds samples with and samples without noise."""
+    method = {"kernel": kernel, "window": Window(size=2, per="prompt")}
+    plan = next(
+        plan
+        for plan in (drawn(prompts=4, iteration=iteration, **method) for iteration in range(50))
+        if len(set(map(tuple, plan.stochastic[:, 0].tolist()))) == 3
+    )
+    got = rolled(plan=plan, prompts=PROMPTS, micro_batch=micro_batch)
+    for at in range(STEPS):
+        noisy, ode = plan.stochastic[..., at], straight(got, at)
+        assert torch.equal(got.latents[:, :, at + 1][~noisy], ode[~noisy])
+        assert not torch.isclose(got.latents[:, :, at + 1][noisy], ode[noisy], atol=1e-4).flatten(1).all(-1).any()
+
+
+def test_a_plan_without_any_noise_is_the_deterministic_sampler():
+    policy, plan = FakePolicy(), drawn()
+    silent = Plan(plan.kernel, torch.zeros_like(plan.stochastic), plan.trained)
+    got = rolled(policy, plan=silent, shared_noise=False)
+    rows = torch.arange(2).repeat_interleave(3)
+    start = got.latents[:, :, 0].flatten(0, 1)
+    wanted = sample_ode(policy, policy.encode(PROMPTS[:2])[rows], got.levels, start)
+    assert torch.equal(got.latents[:, :, -1].flatten(0, 1), wanted)
+
+
+def test_a_sample_s_noise_is_drawn_where_it_is_used_and_nowhere_else():
+    """Its first noisy move has the first draw of its stream, whenever that comes and whatever its neighbours do."""
+    plan = drawn(prompts=4, iteration=1, kernel="dance_sde", window=Window(size=2, per="prompt"))
+    assert len({row.index(True) for row in plan.stochastic[:, 0].tolist()}) > 1
+    got = rolled(plan=plan, prompts=PROMPTS)
+    for prompt, member in np.ndindex(4, 3):
+        stream = NoiseStream(0, 0, prompt, member)
+        for at in plan.stochastic[prompt, member].nonzero()[:, 0].tolist():
+            x, velocity = got.latents[prompt, member, at], got.velocities[prompt, member, at]
+            start, end = float(got.levels[at]), float(got.levels[at + 1])
+            mean = x + (velocity + 0.5**2 / 2 * (x + (1 - start) * velocity) / start) * (end - start)
+            noise = (got.latents[prompt, member, at + 1] - mean) / (0.5 * math.sqrt(start - end))
+            torch.testing.assert_close(noise, stream.draw(SHAPE), rtol=0, atol=1e-5)
+
+
+def test_what_is_trained_does_not_change_the_rollout():
+    assert same(rolled(method={"timestep_fraction": 0.5}), rolled())
 
 
 # Pictures and broken samples

@@ -3,7 +3,7 @@
 import inspect
 from abc import abstractmethod
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
@@ -97,7 +97,7 @@ class Method(Strict):
     """`exact`: the transition's KL; `flow_grpo`: that times the step length, as published with Flow-GRPO."""
 
     @model_validator(mode="after")
-    def _last_transition_has_noise(self) -> Self:
+    def _last_transition_has_noise(self) -> "Method":
         if self.train_last and self.kernel in ENDS_WITHOUT_NOISE:
             raise ValueError(
                 f"train_last needs a transition with noise at the end, and {self.kernel} ends without; set it to false"
@@ -143,10 +143,11 @@ class Method(Strict):
 
     def loss(self, moves: Moves, credit: Float[Tensor, "B M"]) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
         """The loss of each move, to be minimised, and whether all of it is cut off. Terms are clipped one by one."""
-        log_ratio = self.log_ratio(moves)[:, None]
-        head = partial(self._head, credit=credit, divergence=moves.drift.square().flatten(1).mean(1, keepdim=True) / 2)
+        log_ratio = self.log_ratio(moves)[:, None].expand_as(credit)
+        divergence = moves.drift.square().flatten(1).mean(1)[:, None].expand_as(credit) / 2
+        head = partial(self._head, credit=credit, divergence=divergence)
         loss = moves.loss_factor * head(log_ratio).sum(-1)
-        cut = diagnostics.silent_elements(head, log_ratio.expand_as(credit), credit)
+        cut = diagnostics.silent_elements(head, log_ratio, credit)
         return loss, (cut | (credit == 0)).all(-1) & (credit != 0).any(-1)
 
     def _head(self, log_ratio: Tensor, credit: Tensor, divergence: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def _extremes(credit: Credit, count: int) -> Credit:
 
     Kept credit grows by G / count, so that the mean over all moves of the rollout is the mean over the kept ones.
     """
-    order = credit.mixed.argsort(dim=-1, stable=True)
+    order = credit.mixed.nan_to_num(0.0).argsort(dim=-1, stable=True)  # a broken sample is nobody's best
     members = order.shape[-1]
     rank = order.argsort(dim=-1)
     kept = ((rank < count - count // 2) | (rank >= members - count // 2))[..., None] * (members / count)

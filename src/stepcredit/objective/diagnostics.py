@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def silent_elements(
-    head: Callable[[Tensor], Tensor], log_ratio: Float[Tensor, " B"], credit: Float[Tensor, " B"]
-) -> Bool[Tensor, " B"]:
+    head: Callable[[Tensor], Tensor], log_ratio: Float[Tensor, "*B"], credit: Float[Tensor, "*B"]
+) -> Bool[Tensor, "*B"]:
     """Where a loss has no gradient although there is credit: the ratio is past its bound in the wanted direction."""
     with torch.enable_grad():
         point = log_ratio.detach().clone().requires_grad_()
