@@ -4,18 +4,19 @@ The hand-written loss walks over every prompt, member and trained step, one pair
 papers and `torch.distributions`; it shares no code with the package.
 """
 
+import copy
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from fakes import Brightness, Constant, Contrast, FakePolicy, RecordingSGD, make_trainer
 from stepcredit.errors import NumericsError
-from stepcredit.records import Credit
+from stepcredit.records import Condition, Credit
 from stepcredit.training.anchors import Average
-from stepcredit.training.step import draw_samples, score, step
+from stepcredit.training.step import draw_plan, draw_samples, gather_evidence, score, step
 
 TOLERANCE = 1e-6  # absolute, float32; the largest entries of the gradients here are about 0.1
 HUGE = {"max_gradient_norm": 1e9}
@@ -35,63 +36,146 @@ class Case:
         self.trainer = make_trainer(rewards, policy=self.policy, descent=self.optimiser, **sections)
         prompts = self.trainer.prompts.draw(self.trainer.recipe.rollout.prompts, seed=0, iteration=0)
         self.condition = self.policy.encode(prompts)
-        self.trajectory = draw_samples(self.trainer, self.condition, 0, lambda pairs: None)
-        self.scores = score(self.trainer, self.trajectory, prompts).scores
+        self.plan = draw_plan(self.trainer, 0)
+        self.trajectory = draw_samples(self.trainer, self.condition, self.plan, 0, lambda pairs: None)
+        self.table = score(self.trainer, self.trajectory, prompts)
         generator = torch.Generator().manual_seed(1)
-        self.credit = self.made_credit(torch.randn(self.trajectory.log_probs.shape, generator=generator))
+        self.credit = self.made_credit(torch.randn(self.plan.trained.shape, generator=generator))
 
-    def made_credit(self, per_step):
+    def made_credit(self, per_step, terms=None):
         groups = torch.zeros(per_step.shape[:2])
-        return Credit(per_step, torch.ones_like(per_step), groups, groups[..., None], groups[..., None], groups)
+        parts = (torch.ones_like(per_step), groups, groups[..., None], groups[..., None], groups)
+        return Credit(per_step, *parts, terms=terms)
 
-    def apply(self, credit=None, advance=lambda pairs: None, **changed):
+    def assigned_credit(self):
+        """What the method makes of the rollout's own scores."""
+        return self.trainer.method.credit(gather_evidence(self.trainer, self.trajectory, self.plan, self.table))
+
+    def apply(self, credit=None, advance=lambda pairs: None, seed=0, **changed):
         update = replace(self.trainer.update, **changed)
-        arguments = (self.trajectory, self.condition, credit or self.credit, self.optimiser)
-        return update.apply(*arguments, seed=0, iteration=0, advance=advance)
+        arguments = (self.trajectory, self.plan, self.condition, credit or self.credit, self.optimiser)
+        return update.apply(*arguments, seed=seed, iteration=0, advance=advance)
 
     def by_hand(self, credit=None, weights=None):
-        """The gradient of the mean loss over all pairs, at the given weights (default: those of the rollout)."""
-        method, plan = self.trainer.method, self.trainer.plan
+        """The gradient of the mean loss over all pairs, at the given weights (default: those of the rollout), and
+        computed in float64."""
         policy = FakePolicy()
         for parameter, weight in zip(policy.parameters(), weights or self.policy.parameters(), strict=True):
             parameter.data = weight.detach().clone()
-        per_step = (credit or self.credit).per_step
-        total, pairs = torch.zeros(()), 0
-        for prompt in range(per_step.shape[0]):
-            for member in range(per_step.shape[1]):
-                for at in range(plan.steps):
-                    if not plan.trained[at]:
-                        continue
-                    pairs += 1
-                    total = total + self._pair(policy, method, prompt, member, at, per_step[prompt, member, at])
+        policy.network.double()
+        policy.frozen.double()
+        credit = credit or self.credit
+        terms = (credit.per_step[..., None] if credit.terms is None else credit.terms).double()
+        factors = by_hand_factors(self.trainer.method, self.trajectory.levels.tolist(), self.plan.trained)
+        pairs = self.plan.trained.nonzero().tolist()
+        total = sum(self._pair(policy, *pair, terms[tuple(pair)], *factors[pair[2]]) for pair in pairs)
         policy.network.zero_grad()
-        (total / pairs).backward()
-        return [parameter.grad for parameter in policy.parameters()]
+        (total / len(pairs)).backward()
+        return [parameter.grad.float() for parameter in policy.parameters()]
 
-    def _pair(self, policy, method, prompt, member, at, credit):
-        x, y = self.trajectory.latents[prompt, member, at], self.trajectory.latents[prompt, member, at + 1]
-        start, end = float(self.trajectory.levels[at]), float(self.trajectory.levels[at + 1])
-        if method.kernel == "dance_sde":
-            g = method.noise_level
+    def law(self, policy, prompt, member, at):
+        """The law of a move under a policy; None is the one that sampled."""
+        x = self.trajectory.latents[prompt, member, at].double()
+        start, end = self.trajectory.levels[at].item(), self.trajectory.levels[at + 1].item()
+        if policy is None:
+            velocity = self.trajectory.velocities[prompt, member, at].double()
         else:
-            g = method.noise_level * math.sqrt(start / (1 - (end if start == 1 else start)))
-        std = g * math.sqrt(start - end)
+            words = Condition({"words": self.condition.tensors["words"][prompt : prompt + 1].to(x)})
+            velocity = policy.velocity(x[None], torch.tensor([start], dtype=torch.float64), words)[0]
+        return Normal(*by_hand_move(self.trainer.method, x, velocity, start, end))
 
-        def mean_of(velocity):
-            noise = x + (1 - start) * velocity
-            return x + (velocity + g**2 / 2 * noise / start) * (end - start)
-
-        told = (x[None], torch.tensor([start]), self.condition[torch.tensor([prompt])])
-        mean = mean_of(policy.velocity(*told)[0])
-        log_ratio = Normal(mean, std).log_prob(y).mean() - self.trajectory.log_probs[prompt, member, at]
-        ratio = log_ratio.exp()
-        loss = -torch.minimum(ratio * credit, ratio.clamp(1 - method.clip, 1 + method.clip) * credit)
+    def _pair(self, policy, prompt, member, at, credit, on_ratio, on_loss):
+        method, y = self.trainer.method, self.trajectory.latents[prompt, member, at + 1].double()
+        now, then = self.law(policy, prompt, member, at), self.law(None, prompt, member, at)
+        apart = kl_divergence(now, then).mean()
+        log_ratio = now.log_prob(y).mean() - then.log_prob(y).mean()
+        if method.form == "power":
+            weighted = on_ratio * log_ratio
+        elif method.form == "linear":
+            weighted = on_ratio * (log_ratio + apart)
+        else:
+            further = Normal(then.mean + on_ratio * (now.mean - then.mean), then.stddev)
+            weighted = further.log_prob(y).mean() - then.log_prob(y).mean()
+        ratio = weighted.exp()
+        loss = 0
+        for one in credit:
+            if method.head == "clipped":
+                loss = loss - torch.minimum(ratio * one, ratio.clamp(1 - method.clip, 1 + method.clip) * one)
+            elif method.head == "hinge":
+                loss = loss + torch.relu(method.clip * one.abs() - one * weighted)
+            elif method.head == "unclipped":
+                loss = loss - one * weighted
+            elif apart < method.clip or one * (ratio - 1) <= 0:
+                loss = loss - ratio * one
+        loss = on_loss * loss
         if method.kl_weight:
             with torch.no_grad(), policy.reference():
-                base = mean_of(policy.velocity(*told)[0])
-            distance = ((mean - base) ** 2).mean() / (2 * std**2)
-            loss = loss + method.kl_weight * distance * (start - end if method.kl_form == "flow_grpo" else 1)
+                base = self.law(policy, prompt, member, at)
+            length = float(self.trajectory.levels[at] - self.trajectory.levels[at + 1])
+            distance = kl_divergence(now, base).mean() * (length if method.kl_form == "flow_grpo" else 1)
+            loss = loss + method.kl_weight * distance
         return loss
+
+    def log_ratios(self):
+        """Of the policy as it is now, for every move; NaN where the move was deterministic."""
+        policy = FakePolicy()
+        policy.network = copy.deepcopy(self.policy.network).double()
+        policy._active = policy.network
+        found = torch.full(self.plan.trained.shape, torch.nan)
+        for prompt, member, at in self.plan.stochastic.nonzero().tolist():
+            y = self.trajectory.latents[prompt, member, at + 1].double()
+            with torch.no_grad():
+                now, then = self.law(policy, prompt, member, at), self.law(None, prompt, member, at)
+            found[prompt, member, at] = now.log_prob(y).mean() - then.log_prob(y).mean()
+        return found
+
+
+def by_hand_move(method, x, velocity, start, end):
+    """Mean and standard deviation of a transition, from the papers."""
+    data, noise = x - start * velocity, x + (1 - start) * velocity
+    eta = method.noise_level
+    if method.kernel == "cps":
+        std = end * math.sin(eta * math.pi / 2)
+        return (1 - end) * data + math.sqrt(end**2 - std**2) * noise, std
+    if method.kernel == "ddim":
+        abar, after = ((1 - level) ** 2 / ((1 - level) ** 2 + level**2) for level in (start, end))
+        sigma = eta * math.sqrt((1 - after) / (1 - abar) * (1 - abar / after))
+        scale = math.hypot(1 - end, end)
+        return scale * (math.sqrt(after) * data + math.sqrt(1 - after - sigma**2) * noise), scale * sigma
+    g = eta if method.kernel == "dance_sde" else eta * math.sqrt(start / (1 - (end if start == 1 else start)))
+    return x + (velocity + g**2 / 2 * noise / start) * (end - start), g * math.sqrt(start - end)
+
+
+def by_hand_factors(method, levels, trained):
+    """For each step what multiplies the log-ratio and what the loss; (1, 1) where nobody trains it."""
+    counts, zero, one = trained.sum((0, 1)).tolist(), torch.zeros(()), torch.ones(())
+    used = [at for at, count in enumerate(counts) if count]
+    native, wanted, stds = {}, {}, {}
+    for at in used:
+        start, end = levels[at], levels[at + 1]
+        mean, std = by_hand_move(method, zero, one, start, end)
+        slope, stds[at] = abs(float(mean)), std
+        native[at] = slope / std
+        wanted[at] = {
+            "native": slope / std,
+            "noise": slope,
+            "step_length": start - end,
+            "uniform": 1.0,
+            "per_length": slope / (start - end),
+            "error": 2 * slope * std,
+        }[method.profile]
+    scale = 1.0
+    if method.preserve == "gradient":
+        scale = sum(counts[at] * native[at] for at in used) / sum(counts[at] * wanted[at] for at in used)
+    elif method.preserve == "factor":
+        scale = sum(counts[at] for at in used) / sum(counts[at] * wanted[at] / native[at] for at in used)
+    found = [(1.0, 1.0)] * len(counts)
+    for at in used:
+        factor = scale * wanted[at] / native[at]
+        found[at] = {"loss": (1.0, factor), "ratio": (factor, 1.0), "split": (stds[at], factor / stds[at])}[
+            method.place
+        ]
+    return found
 
 
 def assert_close(got, wanted, tolerance=TOLERANCE):
@@ -109,8 +193,10 @@ def assert_close(got, wanted, tolerance=TOLERANCE):
         {"type": "dance_grpo", "noise_level": 0.5},
         {"type": "dance_grpo", "noise_level": 0.5, "train_last": True},
         {"type": "flow_grpo", "kl_weight": 0.0},
+        {"type": "dance_grpo", "kernel": "cps"},
+        {"type": "dance_grpo", "kernel": "ddim"},
     ],
-    ids=["dance", "dance, last step too", "flow"],
+    ids=["dance", "dance, last step too", "flow", "cps", "ddim"],
 )
 def test_the_gradient_is_that_of_the_mean_loss_over_all_pairs(method):
     case = Case(method=method)
@@ -149,9 +235,7 @@ def test_the_dealing_of_pairs_depends_on_seed_and_iteration_only():
     torch.manual_seed(5)
     case.apply(updates=2)
     assert_close(case.optimiser.gradients[2], case.optimiser.gradients[0], 0)
-    case.trainer.update.apply(
-        case.trajectory, case.condition, case.credit, case.optimiser, seed=1, iteration=0, advance=lambda pairs: None
-    )
+    case.apply(updates=2, seed=1)
     assert not torch.allclose(case.optimiser.gradients[4][0], case.optimiser.gradients[0][0], atol=1e-4)
 
 
@@ -255,28 +339,8 @@ def test_the_second_pass_has_the_clipped_gradient_of_the_weights_it_finds():
 
 def test_an_update_makes_good_moves_likelier_and_bad_moves_less_likely():
     case = Case(lr=0.01)
-    before = case.trajectory.log_probs.clone()
     case.apply()
-    again = draw_log_probs(case)
-    gain = ((again - before)[..., :-1] * case.credit.per_step[..., :-1]).sum()
-    assert gain > 0
-
-
-def draw_log_probs(case):
-    """Log-densities of the stored moves under the policy as it is now."""
-    found = torch.full_like(case.trajectory.log_probs, torch.nan)
-    for at in range(case.trainer.plan.steps - 1):
-        x, y = (case.trajectory.latents[:, :, index].flatten(0, 1) for index in (at, at + 1))
-        start, end = float(case.trajectory.levels[at]), float(case.trajectory.levels[at + 1])
-        with torch.no_grad():
-            velocity = case.policy.velocity(
-                x, torch.full((len(x),), start), case.condition[torch.arange(len(x)) // found.shape[1]]
-            )
-        g = case.trainer.method.noise_level
-        mean = x + (velocity + g**2 / 2 * (x + (1 - start) * velocity) / start) * (end - start)
-        density = Normal(mean, g * math.sqrt(start - end)).log_prob(y).flatten(1).mean(1)
-        found[:, :, at] = density.view(found.shape[:2])
-    return found
+    assert (case.log_ratios() * case.credit.per_step)[..., :-1].sum() > 0
 
 
 # Step by step
@@ -302,7 +366,7 @@ def test_the_deviation_of_a_step_is_that_of_its_own_moves():
     first = case.apply()
     second = Case(lr=0.05, method={"type": "dance_grpo", "noise_level": 0.5, "clip": 1e-3})
     both = second.apply(passes=2)
-    ratio = (draw_log_probs(case) - case.trajectory.log_probs).exp()  # after the first pass
+    ratio = case.log_ratios().exp()  # after the first pass
     past = ((case.credit.per_step > 0) & (ratio > 1.001)) | ((case.credit.per_step < 0) & (ratio < 0.999))
     for at in range(3):
         assert first[f"update/ratio_deviation/{at:02d}"] < 1e-5
