@@ -27,7 +27,9 @@ class Transitions:
         """|b| / std, the weight that plain policy gradient gives each transition (PCPO arXiv 2509.25774, Prop. 1, 2).
 
         With dv the change of the velocity and e the noise drawn, log ratio = native mean(dv e) - native^2 mean(dv^2)/2
-        up to the sign of b. Infinite where the move is deterministic.
+        up to the sign of b. Infinite where the move is deterministic. It belongs to the velocity: a change of the
+        predicted noise is (1 - level) times that of the velocity, so its weight is native / (1 - level). On DDIM that
+        is PCPO's w_t, and a profile that is flat in one of them is not flat in the other.
         """
         return self.slope / self.std
 

@@ -23,7 +23,10 @@ def rule(
     floor: float = 0.0,
     advantage_clip: float = 5.0,
 ) -> Credit:
-    """credit_n = standardised over the group (A (floor + (1 - floor) C_n)), C the reward-to-go shares.
+    """credit = standardised over the group (A (floor + (1 - floor) C_n)), C the reward-to-go shares.
+
+    The second standardisation takes the trained steps of all samples together, as the code does: one step at a time it
+    would divide out every C that the samples share. Samples without an opinion stay out of it and get 0.
 
     clean_similarity   cosine of every step's clean prediction with the clean latent
     window             steps that share one gain
@@ -33,9 +36,10 @@ def rule(
     come = temporal.reward_to_go(clean_similarity.to(rewards), window=window)
     when = floor + (1 - floor) * come
     when = when if trained is None else torch.where(trained, when, 0)
-    shaped = assign.per_step(when, mixed)
-    used = shaped if trained is None else torch.where(trained, shaped, torch.nan)
-    again = advantage.standardise(used, eps=1e-6).nan_to_num(0.0)
+    speaks = when.isfinite().all(-1) & ~advantages.isnan().all(-1)
+    used = speaks[:, None] if trained is None else speaks[:, None] & trained
+    shaped = torch.where(used, assign.per_step(when, mixed), torch.nan)
+    again = advantage.standardise(shaped.reshape(-1, 1), eps=1e-6).reshape(shaped.shape).nan_to_num(0.0)
     return Credit(
         per_step=again,
         weights=when,

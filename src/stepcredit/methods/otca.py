@@ -47,9 +47,11 @@ def rule(
     explore = mix.step_exploration if step_mix else mix.exploration
     strength = explore(advantages, share, similarity.to(rewards), centred=centred)
 
+    silent = advantages.isnan().all(-1)  # no opinion: 0, and no part in a mean
+
     def good(strength: Tensor) -> Tensor:
         mixed = mix.with_objective_floor(mix.moca(advantages, strength), advantages, floor=objective_floor)
-        return mix.centre(mixed) if recentred else mixed
+        return torch.where(silent, 0, mix.centre(torch.where(silent, torch.nan, mixed))) if recentred else mixed
 
     mixed = torch.vmap(good, in_dims=1, out_dims=1)(strength) if step_mix else good(strength)
     per_step = assign.per_step(when, mixed)
