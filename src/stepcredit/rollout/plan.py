@@ -38,5 +38,6 @@ def _some(trained: torch.Tensor, fraction: float, random: np.random.Generator) -
     """A random subset of each sample's trained steps, as many as the fraction allows, at least one."""
     order = torch.from_numpy(random.permuted(np.broadcast_to(np.arange(trained.shape[-1]), trained.shape), axis=-1))
     rank = torch.where(trained, order, trained.shape[-1]).argsort(-1).argsort(-1)
-    kept = (trained.sum(-1, keepdim=True) * fraction).floor().clamp(min=1)
+    exact = trained.sum(-1, keepdim=True).double() * fraction + 1e-9  # 0.53 of 100 steps are 53
+    kept = exact.floor().clamp(min=1)
     return rank < kept
