@@ -21,7 +21,8 @@ from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.runs.environment import describe
-from stepcredit.runs.folder import RunFolder, write_json
+from stepcredit.runs.files import write_json
+from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT, RunReader
 from stepcredit.tracking.console import ConsoleTracker

@@ -150,14 +150,14 @@ def compare(
     """
     from stepcredit.runs.compare import compare as side_by_side
     from stepcredit.runs.compare import markdown
-    from stepcredit.runs.folder import write_text
+    from stepcredit.runs.files import write_text
     from stepcredit.runs.reader import RunReader
     from stepcredit.viewer.comparison import draw
 
     found = side_by_side([RunReader(run) for run in runs], by=by, cost=cost)
     table = markdown(found)
     page, picture = (out.with_name(f"{out.name}{end}") for end in (".md", ".png"))
-    write_text(page, table)
+    write_text(page, table, advice="make room, or choose another place with --out")
     draw(found, picture)
     console.print(table, highlight=False, soft_wrap=True, markup=False)
     console.print(f"{page}   {picture}", highlight=False, soft_wrap=True, markup=False)

@@ -190,6 +190,15 @@ def test_runs_that_cannot_be_compared_are_refused_and_nothing_is_written(drawn, 
     assert not list(tmp_path.glob("found*"))
 
 
+def test_a_comparison_that_cannot_be_written_fails_clearly(drawn, tmp_path, capsys):
+    other = drawn_run(tmp_path / "other", method="dance_grpo")
+    (tmp_path / "file").write_text("x")
+    assert run("compare", str(drawn), str(other), "--out", str(tmp_path / "file" / "found")) == 2
+    error = capsys.readouterr().err
+    assert "choose another place with --out" in error
+    assert "--resume" not in error
+
+
 def test_only_a_run_can_be_gone_on_with(tmp_path, capsys):
     assert run("train", "--resume", str(tmp_path / "nowhere")) == 2
     assert "is not a run: it has no run.yaml" in capsys.readouterr().err

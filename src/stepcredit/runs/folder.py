@@ -27,8 +27,11 @@ from safetensors.numpy import save_file
 from stepcredit.errors import RunError
 from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs import looks
+from stepcredit.runs.files import write_json, write_text
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import read_lines
+
+_ADVICE = "the run ends here, its checkpoints are whole. Make room, then go on with: stepcredit train --resume"
 
 
 class RunFolder:
@@ -94,10 +97,10 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
-        write_text(self.path / name, text)
+        write_text(self.path / name, text, advice=_ADVICE)
 
     def write_json(self, name: str, value: Any) -> None:
-        write_json(self.path / name, value)
+        write_json(self.path / name, value, advice=_ADVICE)
 
     def look(self, look: Look, kept: Collection[int]) -> None:
         """Store a look at held-out captions, with the pictures of the rows in `kept`."""
@@ -148,23 +151,5 @@ class RunFolder:
             raise _full(path, error) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        writing.write_text(text, encoding="utf-8")
-        os.replace(writing, path)
-    except OSError as error:
-        raise _full(path, error) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def _full(path: Path, error: Exception) -> RunError:
-    return RunError(
-        f"{path} could not be written ({error}); the run ends here, its checkpoints are whole. "
-        "Make room, then go on with: stepcredit train --resume"
-    )
+    return RunError(f"{path} could not be written ({error}); {_ADVICE}")

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,8 +12,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from stepcredit.errors import RunError
 from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
+from stepcredit.runs.files import write_text
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer import panels
 from stepcredit.viewer.panels import Story
@@ -53,14 +52,7 @@ def write(run: str | Path, out: Path | None = None) -> Path:
     """Write the page, by default `report.html` in the run folder; returns where it is."""
     reader = RunReader(run)
     path = out or reader.path / "report.html"
-    text = render(reader)
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing.write_text(text, encoding="utf-8")
-        os.replace(writing, path)
-    except OSError as error:
-        raise RunError(f"the report {path} could not be written ({error}); choose another place with --out") from None
+    write_text(path, render(reader), advice="make room, or choose another place with --out")
     return path
 
 
