@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
+from stepcredit.config.keys import INCIDENTAL
 from stepcredit.config.load import DEFAULT, changed_keys, load_recipe, to_yaml
 from stepcredit.config.recipe import Recipe
 from stepcredit.errors import RecipeError, RunError
@@ -38,7 +39,7 @@ from stepcredit.viewer.terminal import differences
 for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()  # a dozen bars for files of a few megabytes hide the one that matters
 
-RESUMABLE = ("training.iterations", "output.", "tracking", "threads", "rollout.micro_batch", "training.micro_batch")
+RESUMABLE = ("training.iterations", *INCIDENTAL)
 """Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from stepcredit.config.keys import flatten
 from stepcredit.config.recipe import Recipe, method_class
 from stepcredit.config.strict import Strict
 from stepcredit.errors import RecipeError, nearest
@@ -92,14 +93,8 @@ def parse_flags(tokens: Sequence[str]) -> list[tuple[str, Any]]:
 
 def changed_keys(before: Recipe, after: Recipe) -> list[str]:
     """Dotted keys whose values differ."""
-    old, new = (_flat(recipe.model_dump(mode="json")) for recipe in (before, after))
+    old, new = (flatten(recipe.model_dump(mode="json")) for recipe in (before, after))
     return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    return {k: v for key, value in data.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def to_yaml(recipe: Recipe) -> str:

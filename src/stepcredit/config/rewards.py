@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stepcredit.config import keys
 from stepcredit.config.strict import Strict
 
 
@@ -17,7 +18,7 @@ class RewardSettings(Strict):
 
     @property
     def label(self) -> str:
-        return self.name or str(getattr(self, "type", "reward"))
+        return keys.label(dict(self))
 
 
 class ClipT(RewardSettings):
@@ -64,10 +65,6 @@ class Custom(RewardSettings):
     type: Literal["custom"] = "custom"
     path: str
     """`package.module:name`; called as name(images, prompts) -> one score each."""
-
-    @property
-    def label(self) -> str:
-        return self.name or self.path.rsplit(":", 1)[-1]
 
 
 RewardChoice = Annotated[ClipT | HPS | Aesthetic | Composition | Diversity | Custom, Field(discriminator="type")]

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from stepcredit.config.keys import INCIDENTAL, flatten
 from stepcredit.errors import RunError, nearest
 from stepcredit.runs.reader import RunReader
 
@@ -20,8 +22,7 @@ _MUST_AGREE = ("policy", "prompts", "rewards", "held_out", "rollout.shift", "eva
 class Curve:
     """One run: means of every score on the watched pictures, and at what cost they were reached."""
 
-    run: RunReader
-    seed: int
+    pictures: int  # watched
     costs: np.ndarray
     means: np.ndarray  # [looks, scores]
     whole: np.ndarray | None  # gain of every score on all pictures at the end of the run
@@ -69,12 +70,43 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
     if len(runs) < 2:
         raise RunError(f"got {len(runs)} run, wanted at least 2 to compare")
     agree(runs)
+    curves = {value: [curve(run, cost) for run in some] for value, some in seeds_by(runs, by).items()}
+    everyone = list(chain(*curves.values()))
+    budget = min(float(item.costs[-1]) for item in everyone)
+    at_end = all(item.costs[-1] <= budget * 1.0001 and item.whole is not None for item in everyone)
+    base, watched = runs[0].look(0, pictures=False), min(item.pictures for item in everyone)
+
+    def gain(item: Curve) -> np.ndarray:
+        return item.whole if at_end and item.whole is not None else item.at(budget)
+
+    notes = []
+    if not at_end:
+        notes.append(f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures")
+    besides = [key for key in differing(runs) if not key.startswith(by)]
+    if besides:
+        notes.append(f"besides {by}, the runs differ in {', '.join(besides)}")
+    if any(len(some) == 1 for some in curves.values()):
+        notes.append("a single seed has no interval over seeds")
+    return Comparison(
+        key=by,
+        cost=cost,
+        budget=budget,
+        names=base.names,
+        trained=tuple(runs[0].trained),
+        base=np.array(list(base.means().values())) if at_end else everyone[0].means[0],
+        sides=[Side(value, some, np.stack([gain(item) for item in some])) for value, some in curves.items()],
+        pictures=len(base.rows) if at_end else watched,
+        notes=notes,
+    )
+
+
+def seeds_by(runs: Sequence[RunReader], by: str) -> dict[str, list[RunReader]]:
+    """The runs of each value of a recipe key; refused if they differ among each other in more than their seed."""
     sides: dict[str, list[RunReader]] = {}
     for run in runs:
         sides.setdefault(str(value_at(run, by)), []).append(run)
     for value, some in sides.items():
-        seeds = [run.recipe["seed"] for run in some]
-        if len(set(seeds)) < len(seeds):
+        if len({run.recipe["seed"] for run in some}) < len(some):
             raise RunError(
                 f"{by} = {value} holds the same seed twice ({', '.join(str(run.path) for run in some)}); "
                 f"compare by the key in which they differ: {', '.join(differing(some)) or 'there is none'}"
@@ -85,40 +117,7 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
                 f"the runs with {by} = {value} differ in more than their seed ({', '.join(other)}), so their mean "
                 "would mean nothing; compare by that key, or leave some out"
             )
-    names = runs[0].look(0, pictures=False).names
-    curves = {value: [curve(run, cost) for run in some] for value, some in sides.items()}
-    everyone = [item for some in curves.values() for item in some]
-    budget = min(float(item.costs[-1]) for item in everyone)
-    at_end = all(item.costs[-1] <= budget * 1.0001 and item.whole is not None for item in everyone)
-    look = runs[0].look(0, pictures=False)
-    watched = min(len(look_rows(run)) for run in runs)
-    found = [
-        Side(
-            value,
-            some,
-            np.stack([item.whole if at_end and item.whole is not None else item.at(budget) for item in some]),
-        )
-        for value, some in curves.items()
-    ]
-    notes = []
-    if not at_end:
-        notes.append(f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures")
-    besides = [key for key in differing(runs) if not key.startswith(by)]
-    if besides:
-        notes.append(f"besides {by}, the runs differ in {', '.join(besides)}")
-    if any(len(side.curves) == 1 for side in found):
-        notes.append("a single seed has no interval over seeds")
-    return Comparison(
-        key=by,
-        cost=cost,
-        budget=budget,
-        names=names,
-        trained=tuple(runs[0].trained),
-        base=np.array(list(look.means().values())) if at_end else everyone[0].means[0],
-        sides=found,
-        pictures=len(look.rows) if at_end else watched,
-        notes=notes,
-    )
+    return sides
 
 
 def agree(runs: Sequence[RunReader]) -> None:
@@ -159,22 +158,16 @@ def value_at(run: RunReader, dotted: str) -> Any:
 
 
 def differing(runs: Sequence[RunReader]) -> list[str]:
-    """Recipe keys in which these runs differ, besides the seed, where they are written and who is told."""
-    flat = [_flatten(run.recipe) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    ignored = ("seed", "output.", "tracking", "threads", "rollout.micro_batch", "training.micro_batch")
-    return [key for key in keys if not key.startswith(ignored) and len({repr(one.get(key)) for one in flat}) > 1]
+    """Recipe keys in which these runs differ, besides the seed and what changes no result."""
+    flat = [flatten(run.recipe) for run in runs]
+    keys = [key for key in dict.fromkeys(chain(*flat)) if key != "seed" and not key.startswith(INCIDENTAL)]
+    return [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
 
 
 def seen(run: RunReader) -> list[int]:
     """The looks whose cost is known: a run that is killed may leave one before the line that goes with it."""
     finished = len(run.metrics())
     return [number for number in run.looks() if number <= finished]
-
-
-def look_rows(run: RunReader) -> tuple[int, ...]:
-    """The rows of the watched pictures."""
-    return run.look(seen(run)[1], pictures=False).rows
 
 
 def curve(run: RunReader, cost: Cost) -> Curve:
@@ -190,8 +183,7 @@ def curve(run: RunReader, cost: Cost) -> Curve:
         gains = {row["name"]: row["difference"] for row in result["rows"]}
         whole = np.array([gains.get(name, np.nan) for name in found[0].names])
     return Curve(
-        run=run,
-        seed=int(run.recipe["seed"]),
+        pictures=len(rows),
         costs=spent[iterations],
         means=np.array([list(look.among(rows).means().values()) for look in found]),
         whole=whole,
@@ -228,11 +220,3 @@ def markdown(found: Comparison) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    return {
-        k: v for key, value in data.items() for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from stepcredit.config.keys import label
 from stepcredit.errors import RunError
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
@@ -87,12 +88,12 @@ class RunReader:
     @property
     def trained(self) -> list[str]:
         """The objectives, in order."""
-        return [_label(reward) for reward in self.recipe["rewards"]]
+        return [label(reward) for reward in self.recipe["rewards"]]
 
     @property
     def held_out(self) -> list[str]:
         """What is measured and never trained on."""
-        return [_label(reward) for reward in self.recipe["held_out"]]
+        return [label(reward) for reward in self.recipe["held_out"]]
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished iteration; the half line that a killed run may leave is not one."""
@@ -161,8 +162,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is damaged: {line[:60]!r}; remove that line to read the others"
             ) from None
     return lines
-
-
-def _label(reward: Mapping[str, Any]) -> str:
-    own = str(reward.get("path", "")).rsplit(":", 1)[-1]
-    return str(reward.get("name") or own or reward["type"])
