@@ -1,6 +1,5 @@
 """The whole, from Python: `stepcredit.train`, `resume`, `evaluate`, `sample`."""
 
-import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -63,7 +62,7 @@ class Run:
 def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = None, **settings: object) -> Run:
     """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.floor": 0}`."""
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, _flags(settings))
+        recipe = load_recipe(recipe, settings)
     elif settings:
         raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
     folder = RunFolder.create(recipe.output.folder or Path("runs") / f"{recipe.method_name}-{recipe.seed}")
@@ -82,12 +81,16 @@ def resume(run: str | Path, *, console: Console | None = None, **settings: objec
 
     Settings may change what `RESUMABLE` names.
     """
-    console = console or Console()
-    folder = RunFolder.reopen(Path(run))
+    return go_on(Path(run), settings, console or Console())
+
+
+def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Console) -> Run:
+    """The same with settings in one piece, or as flags of the command line."""
+    folder = RunFolder.reopen(run)
     try:
         reader = RunReader(folder.path)
         before = load_recipe(folder.path / "run.yaml")
-        recipe = load_recipe(folder.path / "run.yaml", _flags(settings))
+        recipe = load_recipe(folder.path / "run.yaml", settings)
         refused = [key for key in changed_keys(before, recipe) if not key.startswith(RESUMABLE)]
         if refused:
             raise RunError(
@@ -213,7 +216,3 @@ def sample(
     captions = [prompt for prompt in prompts for _ in range(count)]
     before_after(path, captions, base, tuned, columns=min(count, 6))
     return path
-
-
-def _flags(settings: Mapping[str, object]) -> list[str]:
-    return [f"--{key}={json.dumps(value, default=str)}" for key, value in settings.items()]

@@ -44,16 +44,16 @@ def train(*recipe: Settings, dry_run: bool = False, resume: Path | None = None) 
     resume
         Go on with this run folder, exactly; flags may raise training.iterations or change output.
     """
-    from stepcredit.config.load import DEFAULT, load_recipe, parse_flags
+    from stepcredit.config.load import DEFAULT, load_recipe
 
     named = bool(recipe) and not recipe[0].startswith("-")
     flags = recipe[1:] if named else recipe
     if resume is not None:
         if named or dry_run:
             raise RecipeError("--resume goes on with the recipe in the run folder; leave out the recipe and --dry-run")
-        from stepcredit.api import resume as go_on
+        from stepcredit.api import go_on
 
-        finish(go_on(resume, console=console, **dict(parse_flags(flags))))
+        finish(go_on(resume, flags, console))
         return
     settings = load_recipe(recipe[0] if named else DEFAULT, flags)
     if dry_run:

@@ -211,6 +211,12 @@ def test_going_on_takes_the_recipe_of_the_run(drawn, capsys, more):
     assert "goes on with the recipe in the run folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["console", "run", "settings"])
+def test_going_on_refuses_a_flag_that_is_no_recipe_key(drawn, capsys, key):
+    assert run("train", "--resume", str(drawn), f"--{key}", "3") == 2
+    assert f"{key}: unknown key" in capsys.readouterr().err
+
+
 def test_going_on_with_another_method_is_refused_before_anything_is_loaded(drawn, capsys):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"}
     assert run("train", "--resume", str(drawn), "--method.floor", "0.1") == 2

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
-from stepcredit.config.load import find_recipe, load_recipe, parse_flags, read_yaml, to_yaml, validate
+from stepcredit.config.keys import flatten, label
+from stepcredit.config.load import changed_keys, find_recipe, load_recipe, parse_flags, read_yaml, to_yaml, validate
 from stepcredit.config.policies import Full
 from stepcredit.config.prompts import FilePrompts, ScenesPrompts
-from stepcredit.config.rewards import Composition
+from stepcredit.config.rewards import Composition, RewardChoice
 from stepcredit.errors import RecipeError, nearest
 from stepcredit.methods.dance_grpo import DanceGRPO
 from stepcredit.methods.otca import OTCA
@@ -336,6 +338,51 @@ def test_flag_values_are_yaml():
 
 def test_dashes_in_a_flag_are_underscores():
     assert load_recipe(overrides=["--rollout.group-size", "5"]).rollout.group_size == 5
+
+
+def test_settings_are_the_same_as_flags():
+    settings = {"method.floor": 0.25, "method.type": "tcd", "optimiser.learning_rate": 1e-7, "training.ema": None}
+    flags = [f"--{key}={'null' if value is None else value}" for key, value in settings.items()]
+    assert load_recipe(overrides=settings) == load_recipe(overrides=flags)
+    assert load_recipe(overrides={"output.folder": Path("here"), "optimiser.betas": (0.5, 0.75)}).output.folder == Path(
+        "here"
+    )
+
+
+def test_settings_stay_as_they_were():
+    rewards = [{"type": "clip_t"}]
+    assert load_recipe(overrides={"rewards": rewards, "rewards.0.name": "clip"}).rewards[0].label == "clip"
+    assert rewards == [{"type": "clip_t"}]
+
+
+def test_keys_are_flattened():
+    assert flatten({"a": 1, "b": {"c": [{"d": 2}], "e": {"f": None}}, "g": {}}) == {
+        "a": 1,
+        "b.c": [{"d": 2}],
+        "b.e.f": None,
+    }
+
+
+def test_changed_keys_are_named():
+    recipe = load_recipe()
+    assert changed_keys(recipe, recipe) == []
+    other = load_recipe(overrides={"seed": 5, "method.type": "tcd", "rewards.0.name": "own"})
+    assert changed_keys(recipe, other)[:1] == ["seed"]
+    assert {"method.type", "rewards"} <= set(changed_keys(recipe, other))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"type": "hps"}, "hps"),
+        ({"type": "hps", "name": "own"}, "own"),
+        ({"type": "custom", "path": "package.module:taste"}, "taste"),
+        ({"type": "custom", "path": "package.module:taste", "name": "own"}, "own"),
+        ({"type": "custom", "path": "package.module:taste", "name": None}, "taste"),
+    ],
+)
+def test_a_reward_has_the_same_label_as_settings_and_as_plain_data(settings, name):
+    assert label(settings) == TypeAdapter(RewardChoice).validate_python(settings).label == name
 
 
 def test_later_flags_win():

@@ -1,6 +1,7 @@
 """From a YAML file and command-line flags to a checked `Recipe`, with errors that name the nearest right word."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -16,13 +17,14 @@ from stepcredit.errors import RecipeError, nearest
 DEFAULT = "recipes/scenes/otca.yaml"
 
 
-def load_recipe(source: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply flags such as `["--seed", "3", "--method.floor", "0"]`.
+def load_recipe(source: str | Path = DEFAULT, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+    """Read a recipe and apply flags such as `["--seed", "3"]`, or settings such as `{"seed": 3, "method.floor": 0}`.
 
     A path that does not exist here is looked for among the recipes inside the package.
     """
     data = read_yaml(find_recipe(source))
-    for key, value in parse_flags(overrides):
+    pairs = deepcopy(list(overrides.items())) if isinstance(overrides, Mapping) else parse_flags(overrides)
+    for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".type")):  # a type, then its settings
         _put(data, key, value)
     return validate(data)
 
@@ -88,7 +90,7 @@ def parse_flags(tokens: Sequence[str]) -> list[tuple[str, Any]]:
             raise RecipeError(
                 f"--{key}: {value!r} is not valid YAML ({error}); put quotes inside, '\"{value}\"'"
             ) from None
-    return sorted(pairs, key=lambda pair: not pair[0].endswith(".type"))  # a type first, then its settings
+    return pairs
 
 
 def changed_keys(before: Recipe, after: Recipe) -> list[str]:
