@@ -156,7 +156,9 @@ def test_a_flipped_byte_of_the_counters_is_noticed_or_changes_nothing(tmp_path):
     assert unnoticed < 0.05 * len(content)  # white space, and the name of the checksum itself
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 1}', '{"files": {}, "sha256": 1}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files": 1}', '{"files": {}, "sha256": 1}', '{"files": {}, "sha256": null}', "\0"]
+)
 def test_counters_that_are_something_else_are_damage(tmp_path, text):
     target = save(tmp_path)
     (target / "state.json").write_text(text)

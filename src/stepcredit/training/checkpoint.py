@@ -99,7 +99,7 @@ def damage(checkpoint: Path) -> str | None:
         return "state.json is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"state.json cannot be read ({error})"
-    if seal is not None and seal != _seal(state):
+    if seal != _seal(state):
         return "state.json is not what was written"
     for name, digest in files.items():
         path = checkpoint / name
