@@ -22,7 +22,7 @@ from safetensors import safe_open
 from fakes import PROMPTS, Brightness, Constant, Contrast, NotANumber, make_recipe, wire
 from stepcredit import api
 from stepcredit.errors import RewardError, RunError
-from stepcredit.evaluation.paired import summarise
+from stepcredit.evaluation.paired import compare, summarise
 from stepcredit.prompts.sources import Listed
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
@@ -368,6 +368,7 @@ def test_the_result_is_that_of_the_first_and_the_last_look(tmp_path, monkeypatch
     wanted = summarise(run.look(0), run.look(TOTAL), ["brightness", "contrast"])
     assert run.result() == json.loads(json.dumps(wanted))
     assert [row.name for row in done.rows] == ["brightness", "contrast", "constant"]
+    assert done.rows == compare(run.look(0), run.look(TOTAL))
     assert (run.path / "before_after.png").stat().st_size > 1000
 
 

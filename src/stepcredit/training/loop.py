@@ -12,7 +12,7 @@ from stepcredit.config.recipe import Recipe
 from stepcredit.errors import RewardError
 from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
-from stepcredit.evaluation.paired import Difference, compare, summarise
+from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.protocols import Policy, PromptSource, Tracker
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
@@ -87,9 +87,10 @@ class Loop:
         self.folder.look(tuned, watched)
         self._show(tuned.among(watched))
         names = [reward.label for reward in recipe.rewards]
-        self.folder.write_json("result.json", summarise(base, tuned, names))
+        found = summarise(base, tuned, names)
+        self.folder.write_json("result.json", found)
         draw_before_after(self.folder, base, tuned, watched)
-        return compare(base, tuned)
+        return [Difference(**row) for row in found["rows"]]
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
         """Held-out captions with the policy as it is now, its moving average in place where there is one."""
