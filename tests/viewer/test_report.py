@@ -1,5 +1,6 @@
 """The report: whole for every kind of run, sealed off from the net, true in its sentences, small and quick."""
 
+import itertools
 import json
 import re
 import shutil
@@ -231,6 +232,14 @@ def test_small_pictures_are_embedded_exactly(finished):
     text = page_of(finished)
     assert text.count('src="data:image/png') == 64
     assert "data:image/webp" not in text
+
+
+@pytest.mark.parametrize("count", [0, 1, 119, 120, 121, 1000])
+def test_a_long_run_is_thinned_evenly_from_its_first_to_its_last(count):
+    chosen = panels._spread(range(count))
+    assert len(chosen) == min(count, 120)
+    assert chosen[:1] + chosen[-1:] == [0, count - 1][: 2 * count]
+    assert len({b - a for a, b in itertools.pairwise(chosen)}) <= 2
 
 
 def test_the_page_can_be_written_elsewhere_and_leaves_nothing_half_written(finished, tmp_path):

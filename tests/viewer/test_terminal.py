@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -34,7 +35,8 @@ def test_a_run_is_shown_with_its_verdict_table_curves_and_credit(finished):
     assert "up" in rows["hps"]
     assert "held out" in rows["diversity"]
     assert "▁" in next(line for line in text.splitlines() if line.strip().startswith("clip_t  "))
-    assert [line.split()[0] for line in text.splitlines() if "█████" in line] == ["1", "2", "3", "4", "5"]
+    assert [line.split()[0] for line in text.splitlines() if "█████" in line] == ["1", "2", "3", "4"]
+    assert "5" in [line.strip() for line in text.splitlines()]  # not trained, so it has no weight to show
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,17 @@ def test_every_kind_of_run_can_be_shown(tmp_path, settings):
     assert max(map(len, text.splitlines())) <= 140
     if "missing" in settings or settings.get("state") == "nothing":
         assert "hps  nothing yet" in text
+
+
+def test_credit_of_which_nothing_is_known_is_blank(finished):
+    story = Story.read(RunReader(finished))
+    for credit in story.credits:
+        credit["weights"][..., 0] = np.nan
+    story.credits[0]["weights"][..., 1] = np.nan
+    rows = printed(lambda console: console.print(terminal.credit_map(story))).splitlines()
+    assert rows[1].split() == ["1"]
+    assert rows[2].split()[:2] == ["2", "█████"]  # all but the first of six iterations
+    assert len(rows[2].split()) == 3
 
 
 def test_a_long_run_has_bars_of_one_line(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from stepcredit.viewer.charts import Line
 
 _COLOURS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 _MOST = 120  # iterations in a heat map or a curve read from credit files
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,13 @@ class Story:
 
     @classmethod
     def read(cls, run: RunReader) -> "Story":
-        numbers, stored = run.looks(), run.credits()
-        spread = sorted(
-            {stored[round(i)] for i in np.linspace(0, len(stored) - 1, min(len(stored), _MOST))} if stored else []
-        )
+        numbers = run.looks()
         return cls(
             run=run,
             metrics=run.metrics(),
             base=run.look(0) if 0 in numbers else None,
             looks=[run.look(number, pictures=number == numbers[-1]) for number in numbers if number],
-            credits=[run.credit(number) for number in spread],
+            credits=[run.credit(number) for number in _spread(run.credits())],
         )
 
     @property
@@ -189,13 +188,18 @@ def outcome(story: Story) -> list[Panel]:
     return panels
 
 
+def step_weights(story: Story) -> np.ndarray:
+    """Mean weight `[steps, iterations]` over samples; NaN for a step that is never trained."""
+    weights = np.stack([_mean(credit["weights"], (0, 1)) for credit in story.credits], axis=1)
+    weights[(np.nan_to_num(weights) == 0).all(1)] = np.nan
+    return weights
+
+
 def when(story: Story) -> list[Panel]:
     """Where along the trajectory the credit went."""
     if not story.credits:
         return []
-    weights = np.stack([_mean(credit["weights"], (0, 1)) for credit in story.credits], axis=1)
-    untrained = (weights == 0).all(1)
-    weights[untrained] = np.nan
+    weights = step_weights(story)
     steps = [f"step {n + 1}" for n in range(len(weights))]
     columns = [str(credit.iteration) for credit in story.credits]
     first, last = story.credits[0], story.credits[-1]
@@ -203,7 +207,7 @@ def when(story: Story) -> list[Panel]:
     similar = [_mean(credit["similarity"], (0, 1)) for credit in (first, last)]
     gain = [np.diff(values) for values in similar]
     size = np.stack([_mean(np.abs(credit["per_step"]), (0, 1)) for credit in story.credits], axis=1)
-    size[untrained] = np.nan
+    size[np.isnan(weights).all(1)] = np.nan
     return [
         Panel(
             "Weight of each step",
@@ -363,7 +367,7 @@ def conflict(story: Story) -> list[Panel]:
         return []
     names = story.credits[-1].objectives
     recent = story.credits[-20:]
-    agreement = _nanmean(np.array([_correlation(credit["rewards"]) for credit in recent]))
+    agreement = _mean(np.array([_correlation(credit["rewards"]) for credit in recent]))
     x = [credit.iteration for credit in story.credits]
     pairs = list(combinations(range(len(names)), 2))
     disagree = [
@@ -451,16 +455,18 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [float(np.nanmean(w)) if np.isfinite(w).any() else float("nan") for w in windows]
 
 
-def _spread(metrics: Sequence[dict]) -> list[dict]:
-    if len(metrics) <= _MOST:
-        return list(metrics)
-    return [metrics[round(i)] for i in np.linspace(0, len(metrics) - 1, _MOST)]
+def _spread(items: Sequence[Item]) -> list[Item]:
+    """As many as a chart can show, evenly, with the first and the last."""
+    if len(items) <= _MOST:
+        return list(items)
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, _MOST)]
 
 
-def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Mean over what is finite; a sample that broke is left out."""
+def _mean(values: np.ndarray, axes: int | tuple[int, ...] = 0) -> np.ndarray:
+    """Mean over what is finite, so a sample that broke is left out; NaN where nothing is known."""
     known = np.isfinite(values)
-    return np.where(known, values, 0).sum(axes) / np.maximum(known.sum(axes), 1)
+    counts = known.sum(axes)
+    return np.where(counts > 0, np.where(known, values, 0).sum(axes) / np.maximum(counts, 1), np.nan)
 
 
 def _shares(credit: StoredCredit) -> np.ndarray:
@@ -478,22 +484,16 @@ def _overruled(credit: StoredCredit) -> np.ndarray:
 
 def _correlation(rewards: np.ndarray) -> np.ndarray:
     """Mean over groups of the correlation of each two objectives, `[P, G, K] -> [K, K]`."""
-    centred = rewards - _nanmean(rewards.swapaxes(0, 1))[:, None]
+    centred = rewards - _mean(rewards.swapaxes(0, 1))[:, None]
     size = np.sqrt(np.nansum(centred**2, axis=1))
     products = np.nansum(centred[:, :, :, None] * centred[:, :, None, :], axis=1)
     scale = size[:, :, None] * size[:, None, :]
-    return _nanmean(np.where(scale > 1e-12, products / np.maximum(scale, 1e-12), np.nan))
+    return _mean(np.where(scale > 1e-12, products / np.maximum(scale, 1e-12), np.nan))
 
 
 def _deviation(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.std()) if known.size else 0.0
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Over the first axis; NaN where nothing is known."""
-    known = np.isfinite(values)
-    return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
 
 
 def _conflict(advantages: np.ndarray, a: int, b: int) -> float:

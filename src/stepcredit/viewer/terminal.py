@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stepcredit.evaluation.paired import Difference
 from stepcredit.runs.reader import RunReader
-from stepcredit.viewer.panels import Story
+from stepcredit.viewer.panels import Story, step_weights
 from stepcredit.viewer.report import state, verdict
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -85,18 +85,22 @@ def show(run: RunReader, console: Console) -> None:
 
 
 def credit_map(story: Story) -> Table:
-    """Mean weight of each step over the iterations: even is grey, more is blue, less is orange."""
-    weights = np.stack([np.nanmean(credit["weights"], (0, 1)) for credit in story.credits], axis=1)
+    """Mean weight of each step over the iterations: even is grey, more is blue, less is orange, untrained is blank."""
+    weights = step_weights(story)
     columns = np.unique(np.linspace(0, weights.shape[1] - 1, min(_WIDTH, weights.shape[1])).round().astype(int))
     shown = Table("step", "weight over the iterations", "first", "last", box=None, pad_edge=False, header_style="bold")
     for step, row in enumerate(weights):
         cells = Text()
         for value in row[columns]:
+            if np.isnan(value):
+                cells.append(" ")
+                continue
             strength = min(abs(float(value) - 1), 1.0)
             far = (56, 120, 240) if value >= 1 else (235, 130, 30)
             colour = tuple(round(110 + strength * (part - 110)) for part in far)
             cells.append("█", style=f"rgb({colour[0]},{colour[1]},{colour[2]})")
-        shown.add_row(str(step + 1), cells, f"{row[0]:.2f}", f"{row[-1]:.2f}")
+        ends = ["" if np.isnan(value) else f"{value:.2f}" for value in (row[0], row[-1])]
+        shown.add_row(str(step + 1), cells, *ends)
     return shown
 
 
