@@ -49,7 +49,11 @@ def check_credit(credit: Credit, evidence: Evidence, *, where: str) -> None:
     wanted = tuple(evidence.trained.shape)
     if tuple(credit.per_step.shape) != wanted:
         raise CreditError(f"{where}: credit has shape {tuple(credit.per_step.shape)}, wanted [P, G, N] = {wanted}")
-    terms = credit.per_step if credit.terms is None else credit.terms
+    terms = credit.per_step[..., None] if credit.terms is None else credit.terms
+    if tuple(terms.shape[:-1]) != wanted or terms.shape[-1] == 0:
+        raise CreditError(
+            f"{where}: credit.terms have shape {tuple(terms.shape)}, wanted {wanted} and at least one term"
+        )
     for name, tensor in {"per_step": credit.per_step, "terms": terms}.items():
         bad = int((~tensor.isfinite()).sum())
         if bad:
@@ -57,5 +61,5 @@ def check_credit(credit: Credit, evidence: Evidence, *, where: str) -> None:
                 f"{where}: {bad} of {tensor.numel()} numbers of credit.{name} are NaN or infinite; a sample "
                 "or an objective without an opinion must get 0 (`credit.assign.per_step` does that)"
             )
-    if (credit.per_step != 0).logical_and(~evidence.trained).any():
+    if ((credit.per_step != 0) | (terms != 0).any(-1)).logical_and(~evidence.trained).any():
         raise CreditError(f"{where}: credit for transitions that are not trained; multiply the weights by `trained`")
