@@ -179,7 +179,8 @@ def _extremes(credit: Credit, count: int) -> Credit:
     order = credit.mixed.nan_to_num(0.0).argsort(dim=-1, stable=True)  # a broken sample is nobody's best
     members = order.shape[-1]
     rank = order.argsort(dim=-1)
-    kept = ((rank < count - count // 2) | (rank >= members - count // 2))[..., None] * (members / count)
+    kept = ((rank < count - count // 2) | (rank >= members - count // 2))[..., None]
+    kept = kept.to(credit.per_step) * (members / count)
     terms = None if credit.terms is None else credit.terms * kept[..., None]
     return Credit(
         per_step=credit.per_step * kept,

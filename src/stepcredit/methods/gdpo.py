@@ -43,6 +43,7 @@ class GDPO(Method):
 
     type: Literal["gdpo"] = "gdpo"
 
+    @torch.no_grad()
     def assign(self, evidence: Evidence) -> Credit:
         weights = evidence.weights.double().expand(len(evidence.rewards), -1)
         advantages = torch.vmap(lambda group: advantage.standardise(group, eps=1e-4))(evidence.rewards.double())

@@ -38,6 +38,7 @@ class MGDA(Method):
     over: Literal["batch", "group"] = "batch"
     """Which samples share one mix."""
 
+    @torch.no_grad()
     def assign(self, evidence: Evidence) -> Credit:
         clip = self.advantage_clip
         advantages = torch.vmap(advantage.standardise)(evidence.rewards.double()).clamp(-clip, clip)
