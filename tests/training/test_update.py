@@ -10,11 +10,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from fakes import Brightness, Constant, Contrast, FakePolicy, RecordingSGD, make_trainer
 from stepcredit.errors import NumericsError
-from stepcredit.records import Condition, Credit
+from stepcredit.flow.kernels import KERNELS
+from stepcredit.flow.transitions import transitions
+from stepcredit.objective import profile
+from stepcredit.records import Condition, Credit, Evidence
 from stepcredit.training.anchors import Average
 from stepcredit.training.step import draw_plan, draw_samples, gather_evidence, score, step
 
@@ -428,6 +433,285 @@ def test_there_is_no_kl_to_oneself():
     without = Case(method={"type": "flow_grpo", "kl_weight": 0.0})
     without.apply()
     assert_close(case.optimiser.gradients[0], without.optimiser.gradients[0])
+
+
+# Heads, profiles, places and forms
+
+
+OFF_POLICY = {"type": "dance_grpo", "kernel": "flow_sde", "noise_level": 0.5}
+PLACES = [
+    ("native", "loss", "gradient", "power"),
+    ("native", "loss", "gradient", "linear"),
+    ("noise", "loss", "factor", "power"),
+    ("step_length", "loss", "gradient", "matching"),
+    ("step_length", "ratio", "gradient", "matching"),
+    ("uniform", "ratio", "gradient", "power"),
+    ("error", "ratio", "nothing", "power"),
+    ("per_length", "ratio", "factor", "linear"),
+    ("per_length", "split", "nothing", "linear"),
+    ("uniform", "split", "nothing", "power"),
+    ("noise", "split", "factor", "matching"),
+]
+
+
+@pytest.mark.parametrize(("profile", "place", "preserve", "form"), PLACES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("head", "clip"), [("clipped", 2e-4), ("hinge", 2e-4), ("trust_region", 1e-6), ("unclipped", 1.0)]
+)
+def test_heads_and_factors_have_the_gradient_of_the_hand_written_loss(head, clip, profile, place, preserve, form):
+    """The first pass is on policy; the second sees weights that have moved, so that bounds are reached."""
+    given = {"head": head, "clip": clip, "profile": profile, "place": place, "preserve": preserve, "form": form}
+    case = Case(lr=0.05, rollout={"shift": 3.0}, method={**OFF_POLICY, **given})
+    seen = case.apply(passes=2)
+    for weights, gradients in zip(case.optimiser.weights, case.optimiser.gradients, strict=True):
+        wanted = case.by_hand(weights=weights)
+        size = max(float(gradient.abs().max()) for gradient in wanted)
+        assert size > 1e-3
+        for got, one in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(got, one, rtol=0, atol=max(TOLERANCE, 2e-5 * size))
+    if head == "unclipped":
+        assert seen["update/clip_fraction"] == 0
+    if head != "unclipped" and place == "loss":
+        assert 0 < seen["update/clip_fraction"] < 0.5
+
+
+@pytest.mark.parametrize(("profile", "place", "preserve", "form"), PLACES, ids=lambda value: str(value))
+def test_on_policy_a_factor_scales_the_gradient_of_its_step_wherever_it_is_put(profile, place, preserve, form):
+    given = {"profile": profile, "place": place, "preserve": preserve, "form": form}
+    case = Case(rollout={"shift": 3.0}, method={**OFF_POLICY, **given})
+    plain = Case(rollout={"shift": 3.0}, method=OFF_POLICY)
+    factors = by_hand_factors(case.trainer.method, case.trajectory.levels.tolist(), case.plan.trained)
+    case.apply()
+    scaled = plain.credit.per_step * torch.tensor([on_ratio * on_loss for on_ratio, on_loss in factors])
+    plain.apply(plain.made_credit(scaled))
+    size = max(float(gradient.abs().max()) for gradient in plain.optimiser.gradients[0])
+    for got, wanted in zip(case.optimiser.gradients[0], plain.optimiser.gradients[0], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5 * size)
+
+
+def test_factors_differ_from_step_to_step_where_a_profile_is_not_native():
+    for name in ("noise", "step_length", "uniform", "per_length", "error"):
+        method = Case(rollout={"shift": 3.0}, method={**OFF_POLICY, "profile": name}).trainer.method
+        levels = FakePolicy().levels(4, 3.0).tolist()
+        trained = torch.tensor([True, True, True, False]).expand(2, 4, 4)
+        found = [on_loss for _, on_loss in by_hand_factors(method, levels, trained)]
+        assert len(set(found)) == 4
+        assert found[-1] == 1
+
+
+# Several loss terms
+
+
+def two_rewards(**more):
+    return {"rewards": [Brightness(), Contrast("contrast")], **more}
+
+
+def test_one_loss_per_objective_is_the_mix_of_advantages_as_long_as_nothing_is_clipped():
+    losses, advantages = (
+        Case(**two_rewards(method={"type": "dance_grpo", "mix_of": mix_of})) for mix_of in ("losses", "advantages")
+    )
+    several, one = losses.assigned_credit(), advantages.assigned_credit()
+    assert several.terms.shape == (2, 4, 4, 2)
+    assert one.terms is None
+    torch.testing.assert_close(several.terms.sum(-1), one.per_step)
+    assert (several.terms.prod(-1) < 0).any()  # the objectives disagree somewhere
+    assert losses.apply(several)["update/clip_fraction"] == 0
+    advantages.apply(one)
+    assert_close(losses.optimiser.gradients[0], advantages.optimiser.gradients[0])
+
+
+def test_each_loss_term_is_clipped_for_itself():
+    settings = two_rewards(lr=0.05, method={"type": "dance_grpo", "mix_of": "losses", "noise_level": 0.5, "clip": 1e-3})
+    case = Case(**settings)
+    credit = case.assigned_credit()
+    case.apply(credit, passes=2)
+    for weights, gradients in zip(case.optimiser.weights, case.optimiser.gradients, strict=True):
+        assert_close(gradients, case.by_hand(credit, weights=weights))
+    summed = case.by_hand(case.made_credit(credit.per_step.float()), weights=case.optimiser.weights[1])
+    assert max(float((a - b).abs().max()) for a, b in zip(summed, case.optimiser.gradients[1], strict=True)) > 1e-3
+
+
+def test_terms_that_cancel_are_still_computed():
+    """Their sum has no gradient on policy, and one of them is clipped as soon as the ratio has moved."""
+    case = Case()
+    terms = torch.zeros(2, 4, 4, 2)
+    terms[0, 0, 0] = torch.tensor([1.0, -1.0])
+    seen = case.apply(case.made_credit(torch.zeros(2, 4, 4), terms=terms))
+    assert seen["update/pairs"] == 1
+    assert max(float(gradient.abs().max()) for gradient in case.optimiser.gradients[0]) < 1e-6
+
+
+# Fewer samples, fewer steps
+
+
+@given(st.integers(2, 9), st.data())
+def test_the_best_and_the_worst_of_a_group_are_kept_and_nobody_else(members, data):
+    count = data.draw(st.integers(2, members))
+    scores = data.draw(st.permutations(range(members)))
+    wrapped = make_trainer(rollout={"group_size": members}, method={"best_of": count}).method
+    plain = make_trainer(rollout={"group_size": members}).method
+    rewards = torch.tensor(scores, dtype=torch.float64)[None, :, None] / 8
+    trained = torch.tensor([True, True, False]).expand(1, members, 3)
+    rising = torch.linspace(0, 1, 4).expand(1, members, 4)
+    levels = FakePolicy().levels(3, None)
+    constants = transitions("dance_sde", levels, noise_level=0.3)
+    evidence = Evidence(rewards, torch.ones(1), rising, rising[..., 1:], trained, constants)
+    kept, whole = wrapped.credit(evidence).per_step[0], plain.credit(evidence).per_step[0]
+    best, worst = sorted(scores)[members - count // 2 :], sorted(scores)[: count - count // 2]
+    for row, score_of in enumerate(scores):
+        scale = members / count if score_of in (*best, *worst) else 0
+        torch.testing.assert_close(kept[row], scale * whole[row])
+
+
+@pytest.mark.parametrize("best_of", [2, 3])
+@pytest.mark.parametrize("mix_of", ["advantages", "losses"])
+def test_best_of_has_the_gradient_of_the_mean_over_the_kept_pairs(best_of, mix_of):
+    settings = two_rewards(rollout={"group_size": 5, "micro_batch": 10})
+    case = Case(**settings, method={"type": "dance_grpo", "mix_of": mix_of, "best_of": best_of})
+    whole = Case(**settings, method={"type": "dance_grpo", "mix_of": mix_of})
+    heard = []
+    seen = case.apply(case.assigned_credit(), advance=heard.append)
+    credit = whole.assigned_credit()
+    order = credit.mixed.argsort(-1)
+    kept = torch.zeros(2, 5, dtype=torch.bool)
+    for group, row in enumerate(order.tolist()):
+        kept[group, row[: best_of - best_of // 2] + row[5 - best_of // 2 :]] = True
+    whole.plan = replace(whole.plan, trained=whole.plan.trained & kept[..., None])  # the others are not there at all
+    assert_close(case.optimiser.gradients[0], whole.by_hand(credit))
+    assert sum(heard) == seen["update/pairs"] == 2 * best_of * 3
+    assert seen["update/skipped_pairs"] == pytest.approx(1 - best_of / 5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"timestep_fraction": 0.7},
+        {"timestep_fraction": 0.4, "profile": "uniform"},
+        {"window": {"size": 2, "per": "prompt"}},
+        {"window": {"size": 2, "per": "prompt"}, "timestep_fraction": 0.5, "profile": "noise", "preserve": "factor"},
+    ],
+    ids=str,
+)
+def test_the_loss_is_a_mean_over_the_pairs_that_are_trained(method):
+    case = Case(seed=2, rollout={"steps": 6}, method={"type": "dance_grpo", "noise_level": 0.5, **method})
+    pairs = int(case.plan.trained.sum())
+    assert 0 < pairs < 2 * 4 * 5
+    assert not (case.plan.trained == case.plan.trained[:1, :1]).all()
+    heard = []
+    seen = case.apply(advance=heard.append)
+    assert sum(heard) == seen["update/pairs"] == pairs
+    assert_close(case.optimiser.gradients[0], case.by_hand())
+
+
+# Everything at once
+
+
+EVERYTHING = {
+    "type": "dance_grpo",
+    "mix_of": "losses",
+    "window": {"size": 3, "per": "prompt"},
+    "timestep_fraction": 0.7,
+    "best_of": 3,
+    "head": "hinge",
+    "clip": 1e-3,
+    "profile": "step_length",
+    "place": "ratio",
+    "form": "matching",
+    "kl_weight": 0.5,
+}
+
+
+@pytest.mark.parametrize("kl_form", ["exact", "flow_grpo"])
+def test_everything_at_once_is_still_the_hand_written_loss_whatever_the_micro_batch(kl_form):
+    settings = {"drift": 0.1, "lr": 0.05, "rollout": {"steps": 6}, "method": {**EVERYTHING, "kl_form": kl_form}}
+    cases = [Case(**two_rewards(**settings)) for _ in range(3)]
+    for case, micro_batch in zip(cases, (1, 5, 1000), strict=True):
+        case.apply(case.assigned_credit(), passes=2, micro_batch=micro_batch)
+    first = cases[0]
+    for weights, gradients in zip(first.optimiser.weights, first.optimiser.gradients, strict=True):
+        assert_close(gradients, first.by_hand(first.assigned_credit(), weights=weights), 5e-6)
+    for other in cases[1:]:
+        for at in range(2):
+            assert_close(other.optimiser.gradients[at], first.optimiser.gradients[at], 5e-6)
+
+
+# A network in bfloat16
+
+
+class HalfPolicy(FakePolicy):
+    """The network computes in bfloat16 and says so."""
+
+    def __init__(self, seed=0):
+        super().__init__(seed)
+        self.dtype = torch.bfloat16
+        self.network.bfloat16()
+        self.frozen.bfloat16()
+
+    def velocity(self, latents, level, condition):
+        told = torch.cat([latents.flatten(1), level[:, None], condition.tensors["words"]], dim=1)
+        return self._active(told.bfloat16()).view_as(latents) + latents.bfloat16()
+
+
+def test_in_bfloat16_the_drift_keeps_the_ratio_and_the_difference_of_two_densities_loses_it():
+    """One weight moves a little, one step of a 512-pixel FLUX latent (1024 x 64): log-ratios of about 1e-7.
+
+    The truth is the law of what the network said, in float64. A density is a number of size 1; in float32 the
+    difference of two has an error of 1e-8 to 1e-7, in bfloat16 nothing is left of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 1024, 64, generator=generator)
+    network = torch.nn.Linear(64, 64, bias=False).bfloat16()
+    network.weight.data = (torch.randn(64, 64, generator=generator) / 8).bfloat16()
+    start, end, g = 0.95, 0.94, 0.7
+    std = g * math.sqrt(start - end)
+
+    def mean_of(velocity, latents):
+        return latents + (velocity + g**2 / 2 * (latents + (1 - start) * velocity) / start) * (end - start)
+
+    with torch.no_grad():
+        before = network(x.bfloat16())
+        network.weight.data[3, 5] += 0.001
+        after = network(x.bfloat16())
+    y = mean_of(before.float(), x) + std * torch.randn(x.shape, generator=generator)
+
+    def difference(dtype):
+        densities = [
+            Normal(mean_of(velocity.to(dtype), x.to(dtype)), torch.tensor(std, dtype=dtype)).log_prob(y.to(dtype))
+            for velocity in (after, before)
+        ]
+        return (densities[0].flatten(1).mean(1) - densities[1].flatten(1).mean(1)).double()
+
+    truth = difference(torch.float64)
+    levels = torch.full((8,), start), torch.full((8,), end)
+    law = KERNELS["dance_sde"](x, before.float(), *levels, noise_level=g)
+    change = KERNELS["dance_sde"](torch.zeros_like(x), after.float() - before.float(), *levels, noise_level=g)
+    ours = profile.log_ratio(change.mean / change.std, (y - law.mean) / law.std, torch.ones(8), form="power").double()
+
+    def error(found):
+        return float((found - truth).norm() / truth.norm())
+
+    assert 1e-8 < truth.abs().median() < 1e-6
+    assert error(ours) < 0.01
+    assert (ours - truth).abs().le(0.01 * truth.abs()).all()
+    assert error(difference(torch.float32)) > 0.2
+    assert error(difference(torch.bfloat16)) > 0.9
+
+
+def test_in_bfloat16_an_update_sees_the_ratio_of_what_its_network_said():
+    policy = HalfPolicy()
+    trainer = make_trainer(policy=policy, method={"type": "dance_grpo", "noise_level": 0.5})
+    prompts = trainer.prompts.draw(2, seed=0, iteration=0)
+    condition, plan = policy.encode(prompts), draw_plan(trainer, 0)
+    trajectory = draw_samples(trainer, condition, plan, 0, lambda pairs: None)
+    assert trajectory.velocities.dtype == torch.bfloat16
+    assert trajectory.latents.dtype == torch.float32
+    credit = trainer.method.credit(gather_evidence(trainer, trajectory, plan, score(trainer, trajectory, prompts)))
+    descent = RecordingSGD(policy.parameters(), lr=0.05)
+    arguments = (trajectory, plan, condition, credit, descent)
+    seen = trainer.update.apply(*arguments, seed=0, iteration=0, advance=lambda pairs: None)
+    assert seen["update/ratio_deviation"] == 0  # the same network says the same bits
+    assert all(gradient.isfinite().all() for gradient in descent.gradients[0])
+    assert max(float(gradient.abs().max()) for gradient in descent.gradients[0]) > 1e-3
 
 
 # Gradient norm
