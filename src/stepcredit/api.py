@@ -38,7 +38,7 @@ from stepcredit.viewer.terminal import differences
 for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()  # a dozen bars for files of a few megabytes hide the one that matters
 
-RESUMABLE = ("training.iterations", *INCIDENTAL)
+RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
 """Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
 
 

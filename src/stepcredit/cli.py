@@ -130,35 +130,54 @@ def show(run: Path, /) -> None:
 
 @app.command
 def compare(
-    *runs: Path,
+    *runs: Annotated[str, Parameter(allow_leading_hyphen=True, help="Run folders, several seeds of each side.")],
     by: str = "method",
     cost: Literal["pictures", "forwards", "seconds"] = "forwards",
+    dump: Path | None = None,
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     out: Path = Path("comparison"),
 ) -> None:
     """Compare runs at equal cost, seeds grouped: a Markdown table and a picture of the curves.
 
+    With --dump FILE no runs are compared but credit rules: all of them on one frozen rollout. The file is drawn first
+    if it is not there yet, from the recipe and flags given in place of runs, as in `train`.
+
     Parameters
     ----------
-    runs
-        Run folders, several seeds of each side.
     by
         The recipe key whose values are compared, such as `method` or `method.floor`.
     cost
         What has to be equal.
+    dump
+        A stored rollout (.safetensors).
+    method
+        With --dump: only these methods; `package.module` works too.
     out
         Where OUT.md and OUT.png are written.
     """
-    from stepcredit.runs.compare import compare as side_by_side
-    from stepcredit.runs.compare import markdown
-    from stepcredit.runs.files import write_text
-    from stepcredit.runs.reader import RunReader
-    from stepcredit.viewer.comparison import draw
+    from stepcredit.runs.folder import write_text
 
-    found = side_by_side([RunReader(run) for run in runs], by=by, cost=cost)
-    table = markdown(found)
     page, picture = (out.with_name(f"{out.name}{end}") for end in (".md", ".png"))
-    write_text(page, table, advice="make room, or choose another place with --out")
-    draw(found, picture)
+    if dump is not None:
+        from stepcredit.bench.frozen import lay_side_by_side
+        from stepcredit.viewer import credit_maps
+
+        found, prompt = lay_side_by_side(dump, runs, method)
+        table = credit_maps.markdown(found)
+        credit_maps.draw(found, picture, prompt=prompt)
+    else:
+        from stepcredit.runs.compare import compare as runs_side_by_side
+        from stepcredit.runs.compare import markdown
+        from stepcredit.runs.reader import RunReader
+        from stepcredit.viewer.comparison import draw
+
+        odd = [run for run in runs if run.startswith("-")]
+        if odd or method:
+            raise RecipeError(f"{odd[0] if odd else '--method'} belongs to --dump FILE; runs are compared by --by KEY")
+        sides = runs_side_by_side([RunReader(run) for run in runs], by=by, cost=cost)
+        table = markdown(sides)
+        draw(sides, picture)
+    write_text(page, table)
     console.print(table, highlight=False, soft_wrap=True, markup=False)
     console.print(f"{page}   {picture}", highlight=False, soft_wrap=True, markup=False)
 
@@ -216,16 +235,104 @@ def sample(
 
 @app.command
 def methods() -> None:
-    """List the methods: name, paper, what they do."""
+    """List the methods: name, paper, which slots they fill themselves, how far they were checked, what they do."""
     from stepcredit.config.recipe import method_class
     from stepcredit.methods import names
 
-    table = Table("method", "paper", "kernel", "what it does", box=None, pad_edge=False, header_style="bold")
+    table = Table("method", "paper", "decides", "kernel", "status", "what it does", box=None, header_style="bold")
     for name in names():
         method = method_class(name)
         kernel = method.model_fields["kernel"].default
-        table.add_row(name, method.paper, kernel, method.summary)  # type: ignore[attr-defined]
+        table.add_row(name, method.paper, method.fills, kernel, method.status, method.summary)  # type: ignore[attr-defined]
     console.print(table)
+
+
+bench = App(name="bench", help="Studies of credit rules: the exact oracle, the paper's tables on the drawn world.")
+app.command(bench)
+
+
+@bench.command(name="credit")
+def bench_credit(
+    *,
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    groups: int = 1000,
+    seeds: int = 5,
+    out: Path = Path("bench_credit"),
+) -> None:
+    """Judge every credit rule on flows whose policy gradient is known exactly, at equal cost. Minutes on a CPU.
+
+    Prints and writes OUT.md, OUT.png and OUT.json: cosine of an estimate with the truth, bias, signal to noise; the
+    exact-law check of every kernel; similarity gain against reward gain beside its shuffled null.
+
+    Parameters
+    ----------
+    method
+        Only these methods; `package.module` works too. By default all, with some variants.
+    groups
+        Groups of 12 samples per seed.
+    seeds
+        Seeds; intervals are over them.
+    out
+        Where the files go.
+    """
+    from stepcredit.bench.credit import study
+    from stepcredit.viewer.benchmarks import show_oracle
+
+    show_oracle(study(method, groups=groups, seeds=seeds, console=console), out, console)
+
+
+@bench.command(name="paper")
+def bench_paper(
+    *recipe: Annotated[str, Parameter(allow_leading_hyphen=True, help="--recipe.key VALUE ... for every run")],
+    folder: Path = Path("runs/paper"),
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    seeds: int = 5,
+    budget: int = 120_000,
+    count: int = 512,
+    workers: int = 1,
+    proxy_prompts: int = 12,
+    report: bool = False,
+) -> None:
+    """Train every method on the drawn world at equal cost and print the analogues of OTCA's tables. Hours on a CPU.
+
+    Every run is an ordinary run folder; started again, the study goes on where it was stopped. Writes results.md,
+    curves.png and results.json into the folder.
+
+    Parameters
+    ----------
+    folder
+        Where the runs and tables go.
+    method
+        Rows of the tables: by default the paper's, PCPO and our variant of OTCA; any method of `stepcredit methods`.
+    seeds
+        Runs of each.
+    budget
+        Network forwards of each run (a forward with gradient counts as three).
+    count
+        Held-out pictures of each evaluation.
+    workers
+        Runs at a time.
+    proxy_prompts
+        Captions of the study of similarity against reward, 8 samples each.
+    report
+        Train nothing; make the tables of what is there.
+    """
+    from stepcredit.bench.paper import study
+    from stepcredit.viewer.benchmarks import show_paper
+
+    found = study(
+        folder,
+        recipe,
+        rows=method,
+        seeds=seeds,
+        budget=budget,
+        count=count,
+        workers=workers,
+        proxy_prompts=proxy_prompts,
+        train=not report,
+        console=console,
+    )
+    show_paper(found, folder, console)
 
 
 @app.command

@@ -48,6 +48,8 @@ class Training(Strict):
 
     iterations: int = Field(default=100, ge=1)
     """Rollouts."""
+    budget: int | None = Field(default=None, ge=1)
+    """Stop sooner, once so many network forwards are spent (one with a gradient counts as three); null is no limit."""
     updates: int = Field(default=1, ge=1)
     """Optimiser steps in one pass over a rollout; the (sample, step) pairs are dealt out evenly at random."""
     passes: int = Field(default=1, ge=1)

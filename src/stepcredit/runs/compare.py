@@ -14,6 +14,7 @@ from stepcredit.runs.reader import RunReader
 
 Cost = Literal["pictures", "forwards", "seconds"]
 _KEYS: dict[str, str] = {"pictures": "cost/pictures", "forwards": "cost/forwards", "seconds": "time/seconds"}
+_EQUAL = 1.02  # a run with a budget ends within one iteration of it
 _MUST_AGREE = ("policy", "prompts", "rewards", "held_out", "rollout.shift", "evaluation.prompts", "evaluation.count")
 """Recipe keys without which two tables of numbers do not speak of the same thing."""
 
@@ -73,7 +74,7 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
     curves = {value: [curve(run, cost) for run in some] for value, some in seeds_by(runs, by).items()}
     everyone = list(chain(*curves.values()))
     budget = min(float(item.costs[-1]) for item in everyone)
-    at_end = all(item.costs[-1] <= budget * 1.0001 and item.whole is not None for item in everyone)
+    at_end = all(item.costs[-1] <= budget * _EQUAL and item.whole is not None for item in everyone)
     base, watched = runs[0].look(0, pictures=False), min(item.pictures for item in everyone)
 
     def gain(item: Curve) -> np.ndarray:

@@ -96,6 +96,10 @@ class RunFolder:
         for name in ("result.json", "before_after.png"):
             (self.path / name).unlink(missing_ok=True)
 
+    def spent(self) -> float:
+        """Network forwards of the iterations so far."""
+        return float(sum(line["cost/forwards"] for line in read_lines(self.path / "metrics.jsonl")))
+
     def write_text(self, name: str, text: str) -> None:
         write_text(self.path / name, text, advice=_ADVICE)
 

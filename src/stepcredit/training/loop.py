@@ -52,7 +52,7 @@ class Loop:
 
         `base` is the look before training, where the run has it already.
         """
-        recipe, total = self.trainer.recipe, self.trainer.recipe.training.iterations
+        recipe, spent = self.trainer.recipe, self.folder.spent()
         watched = held_out.watched(self.judges.prompts, count=recipe.evaluation.count, watch=recipe.evaluation.watch)
         silent = dict.fromkeys(self.trainer.rewards.names, 0) | dict(start.silent)
         if base is None:
@@ -60,7 +60,7 @@ class Loop:
             self.folder.look(base, watched)
         self.interrupt.watch(self.trainer.optimiser)
         finished = start.iteration
-        while finished < total and self.interrupt.signal is None:
+        while not (enough := self._enough(finished, spent)) and self.interrupt.signal is None:
             began = time.perf_counter()
             self.interrupt.begin()
             try:
@@ -69,21 +69,23 @@ class Loop:
                 break
             seconds = time.perf_counter() - began
             finished += 1
-            now = self.look(finished, only=watched) if self._is_due(finished) else None
+            spent += done.report.metrics["cost/forwards"]
+            last = self._enough(finished, spent)
+            now = self.look(finished, only=watched) if self._is_due(finished, last) else None
             if now is not None:
                 self.folder.look(now, watched)
                 self._show(now)
             means = now.means() if now is not None else {}
             self._report(done, seconds, means)
             watch_rewards(silent, done.rewards)
-            if finished == total or finished % recipe.output.checkpoint_every == 0:
+            if last or finished % recipe.output.checkpoint_every == 0:
                 self._save(finished, silent, means)
-        if finished < total:
+        if not enough:
             if finished > start.iteration and not (self.folder.checkpoints / f"{finished:06d}").is_dir():
                 self._save(finished, silent, {})
             return None
 
-        tuned = self.look(total)
+        tuned = self.look(finished)
         self.folder.look(tuned, watched)
         self._show(tuned.among(watched))
         names = [reward.label for reward in recipe.rewards]
@@ -103,10 +105,14 @@ class Loop:
         self.interrupt.check()
         self.advance(pairs)
 
-    def _is_due(self, finished: int) -> bool:
+    def _enough(self, finished: int, spent: float) -> bool:
+        """Whether training is over: all iterations done, or the budget of network forwards spent."""
+        training = self.trainer.recipe.training
+        return finished >= training.iterations or (training.budget is not None and spent >= training.budget)
+
+    def _is_due(self, finished: int, last: bool) -> bool:
         """Whether to look now. The last iteration is looked at as a whole, later; the best needs a look of its own."""
         recipe = self.trainer.recipe
-        last = finished == recipe.training.iterations
         if recipe.output.keep_best is not None and (last or finished % recipe.output.checkpoint_every == 0):
             return True
         return not last and finished % recipe.evaluation.every == 0

@@ -90,7 +90,7 @@ def state(story: Story) -> str:
     """Where the run is, in words."""
     done, total = len(story.metrics), story.run.iterations
     if story.run.result() is not None:
-        return f"finished after {total} iterations"
+        return f"finished after {done} iterations"
     return f"{done} of {total} iterations" if done else "nothing trained yet"
 
 

@@ -1,0 +1,82 @@
+"""One frozen rollout under every rule: what each would have told the update, and how far rules agree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from stepcredit.credit.diagnostics import pareto_share
+from stepcredit.methods.base import Method
+from stepcredit.records import Evidence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One rule's credit for a frozen rollout.
+
+    `effective` is credit times the factors of its profile, scaled to a mean absolute value of 1 over trained steps:
+    what multiplies the score of each move. Shares are over trained (sample, step) pairs; the sign disagreement is
+    with the sum of the standardised rewards, over pairs where both have one.
+    """
+
+    effective: Float[Tensor, "P G N"]
+    zero_share: float
+    sign_disagreement: float
+    pareto_share: float
+    early_share: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """All rules on one rollout; `agreement` is Spearman's rank correlation of effective credit."""
+
+    verdicts: Mapping[str, Verdict]
+    agreement: Float[np.ndarray, "M M"]
+
+
+def judge(methods: Mapping[str, Method], evidence: Evidence) -> SideBySide:
+    """Every method on the same evidence: same rewards, same sampler, same trained steps."""
+    verdicts = {name: _verdict(method, evidence) for name, method in methods.items()}
+    trained = evidence.trained
+    columns = np.stack([verdict.effective[trained].numpy() for verdict in verdicts.values()], axis=1)
+    ranks = stats.rankdata(columns, axis=0)
+    with np.errstate(invalid="ignore"):
+        agreement = np.corrcoef(ranks.T)
+    return SideBySide(verdicts, np.atleast_2d(agreement))
+
+
+def _verdict(method: Method, evidence: Evidence) -> Verdict:
+    credit = method.credit(evidence).per_step.double()
+    trained = evidence.trained
+    ratio, loss = method.step_factors(evidence.transitions, trained)
+    effective = credit * (ratio * loss).to(credit)
+    size = effective[trained].abs().mean()
+    effective = effective / size.clamp(min=torch.finfo(effective.dtype).tiny)
+    plain = _sum_of_advantages(evidence)[..., None].expand_as(effective)
+    both = trained & (effective != 0) & (plain != 0)
+    half = torch.arange(trained.shape[-1]) < trained.shape[-1] / 2
+    weight = effective.abs() * evidence.transitions.native.nan_to_num(posinf=0.0)
+    return Verdict(
+        effective=effective,
+        zero_share=float((effective[trained] == 0).double().mean()),
+        sign_disagreement=float((effective.sign() != plain.sign())[both].double().mean())
+        if both.any()
+        else float("nan"),
+        pareto_share=float(torch.vmap(pareto_share)(effective, evidence.rewards.double()).nanmean()),
+        early_share=float(weight[..., half].sum() / weight.sum()),
+        mean=float(effective[trained].mean()),
+    )
+
+
+def _sum_of_advantages(evidence: Evidence) -> Float[Tensor, "P G"]:
+    rewards = evidence.rewards.double()
+    known = rewards.isfinite()
+    mean = torch.where(known, rewards, torch.nan).nanmean(1, keepdim=True)
+    offset = torch.where(known, rewards - mean, 0)
+    std = (offset.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
+    return (offset / std.clamp(min=1e-8)).sum(-1)

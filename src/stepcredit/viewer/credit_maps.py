@@ -1,0 +1,106 @@
+"""All rules on one frozen rollout: a heat map of credit for each, how far they agree, and a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stepcredit.evaluation.side_by_side import SideBySide
+
+_COLUMNS = 6
+
+
+def draw(found: SideBySide, path: Path, *, prompt: str, group: int = 0) -> None:
+    """Credit of one group, samples down, steps from noise to data across, best sample on top; then the agreement."""
+    names = list(found.verdicts)
+    rows = -(-len(names) // _COLUMNS)
+    figure = Figure(figsize=(13, 1.75 * rows + 5.6), dpi=130, facecolor="white")
+    title = f"Credit of every rule for one group of one rollout: “{prompt}”" if prompt else "Credit of every rule"
+    figure.suptitle(title, fontsize=12, x=0.02, ha="left", y=1 - 0.1 / figure.get_figheight())
+    top = 1 - 0.75 / figure.get_figheight()
+    split = 5.1 / figure.get_figheight()
+    maps = figure.add_gridspec(
+        rows, _COLUMNS, left=0.02, right=0.98, top=top, bottom=split + 0.02, hspace=0.55, wspace=0.08
+    )
+    order = _order(found, group)
+    limit = 2.5
+    image = None
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(maps[index // _COLUMNS, index % _COLUMNS])
+        values = found.verdicts[name].effective[group].numpy()[order]
+        image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        axes.set_title(name, fontsize=9, loc="left", pad=3)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    below = figure.add_axes((0.13, 0.75 / figure.get_figheight(), 3.9 / 13, 3.9 / figure.get_figheight()))
+    shown = below.imshow(found.agreement, cmap="PuOr", vmin=-1, vmax=1)
+    below.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    below.set_yticks(range(len(names)), names, fontsize=7)
+    below.set_title("rank correlation of credit between rules", fontsize=9, loc="left")
+    for i, j in np.ndindex(found.agreement.shape):
+        value = found.agreement[i, j]
+        text = "" if not np.isfinite(value) else f"{value:.1f}".replace("0.", ".").replace("1.0", "1")
+        below.text(j, i, text, ha="center", va="center", fontsize=5.5, color="white" if abs(value) > 0.75 else "black")
+    figure.colorbar(shown, ax=below, shrink=0.7, pad=0.02).ax.tick_params(labelsize=7)
+    when = figure.add_axes((0.5, 0.75 / figure.get_figheight(), 0.31, 3.9 / figure.get_figheight()))
+    _draw_when(when, found)
+    if image is not None:
+        bar = figure.add_axes((0.83, 1 - 0.42 / figure.get_figheight(), 0.15, 0.1 / figure.get_figheight()))
+        figure.colorbar(image, cax=bar, orientation="horizontal").set_ticks([-limit, 0, limit])
+        bar.tick_params(labelsize=7)
+        bar.set_title("credit (mean size 1)", fontsize=7, pad=2)
+    figure.savefig(path)
+
+
+def _draw_when(axes: Axes, found: SideBySide) -> None:
+    """Mean size of credit at every step, one line a rule; rules that treat all steps alike share the line at 1."""
+    flat: list[str] = []
+    cycle = iter(("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c", "#7a6a00", "#444444", "#d1495b"))
+    for name, verdict in found.verdicts.items():
+        size = verdict.effective.abs().mean((0, 1)).numpy()
+        seen = size[size > 0]
+        if len(seen) and np.allclose(seen, seen[0], rtol=1e-6):
+            flat.append(name)
+            continue
+        axes.plot(np.where(size > 0, size, np.nan), marker="o", markersize=3, color=next(cycle, "#999999"), label=name)
+    if flat:
+        label = ",\n".join(flat[:4]) + (f"\nand {len(flat) - 4} more" if len(flat) > 4 else "")
+        axes.axhline(1, color="#888888", linestyle=":", label=label)
+    axes.set_title("mean size of credit at every step, noise to data", fontsize=9, loc="left")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _order(found: SideBySide, group: int) -> np.ndarray:
+    """Samples of the group from the one that most rules like to the one that most dislike."""
+    totals = [verdict.effective[group].sum(-1).numpy() for verdict in found.verdicts.values()]
+    return np.argsort(-np.mean(totals, axis=0))
+
+
+def markdown(found: SideBySide) -> str:
+    """A row for each rule."""
+    head = ("rule", "zero credit", "sign against the sum", "Pareto share", "in the first half", "mean credit")
+    lines = [_row(head), _row(["---", *["---:"] * 5])]
+    for name, verdict in found.verdicts.items():
+        cells = (
+            f"{verdict.zero_share:.0%}",
+            f"{verdict.sign_disagreement:.0%}",
+            f"{verdict.pareto_share:.0%}",
+            f"{verdict.early_share:.0%}",
+            f"{verdict.mean:+.2f}",
+        )
+        lines.append(_row([name, *cells]))
+    about = (
+        "Shares of trained (sample, step) pairs without credit; of pairs whose credit has the other sign than the sum "
+        "of the standardised rewards; of positive credit that goes to its group's Pareto front; of gradient weight in "
+        "the first half of the steps; and the mean credit, 0 for a rule that only compares siblings. Credit includes "
+        "the factors of a rule's profile and has mean size 1."
+    )
+    return "\n".join([*lines, "", about, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
