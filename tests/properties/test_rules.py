@@ -28,8 +28,8 @@ from stepcredit.methods.tempflow_grpo import TempFlowGRPO
 from stepcredit.objective import profile, surrogate
 from stepcredit.records import Evidence
 
-few = settings(max_examples=6, deadline=None, derandomize=True)  # for tests that are repeated per rule
-some = settings(max_examples=30, deadline=None, derandomize=True)
+few = settings(max_examples=4, deadline=None, derandomize=True)  # for tests that are repeated per rule
+some = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def default(name):
