@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import diffusers.utils.logging
 import transformers.utils.logging
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
 from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
 from stepcredit.config.keys import INCIDENTAL
@@ -20,6 +22,9 @@ from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
+from stepcredit.policies.flux import FluxPolicy
+from stepcredit.policies.guided import Guided
+from stepcredit.protocols import Policy
 from stepcredit.runs.environment import describe
 from stepcredit.runs.files import write_json
 from stepcredit.runs.folder import RunFolder
@@ -192,27 +197,50 @@ def sample(
     count: int = 4,
     seed: int = 0,
     raw: bool = False,
+    reward_guidance: float = 1.0,
+    also: Mapping[str, float] | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Draw pictures with a run's newest checkpoint, beside its base from the same noise; returns the picture's path."""
+    """Draw pictures with a run's newest checkpoint, beside its base from the same noise; returns the picture's path.
+
+    `reward_guidance` says how far the fine-tune is followed (`policies.guided`): 1 as trained, 0 the base, more goes
+    beyond. `also` adds other runs of the same base, each with a strength of its own.
+    """
     reader = RunReader(run)
     recipe = load_recipe(reader.path / "run.yaml")
-    chosen, _ = checkpoint.newest(reader.path / "checkpoints")
     policy = build_policy(recipe)
     draw = partial(
         draw_pictures,
-        policy,
-        prompts,
+        prompts=prompts,
         members=count,
         steps=recipe.evaluation.steps or recipe.rollout.steps,
         shift=recipe.rollout.shift,
         seed=seed,
         micro_batch=recipe.rollout.micro_batch,
     )
-    base = draw()
-    checkpoint.restore_weights(chosen, policy, raw=raw)
-    tuned = draw()
+    base = draw(policy)
+    if reward_guidance == 1 and not also:
+        checkpoint.restore_weights(checkpoint.newest(reader.path / "checkpoints")[0], policy, raw=raw)
+        tuned = draw(policy)
+    else:
+        policy.surface.keep_reference()
+        strengths = {
+            reader.path: reward_guidance,
+            **{Path(other): strength for other, strength in (also or {}).items()},
+        }
+        tunes = [(_weights(other, policy, recipe, raw=raw), strength) for other, strength in strengths.items()]
+        tuned = draw(cast(Policy, Guided(policy, tunes)))
     path = out or reader.path / "samples.png"
     captions = [prompt for prompt in prompts for _ in range(count)]
     before_after(path, captions, base, tuned, columns=min(count, 6))
     return path
+
+
+def _weights(run: Path, policy: FluxPolicy, recipe: Recipe, *, raw: bool) -> list[Tensor]:
+    """The trained values of a run's newest checkpoint; the run must have the same base and the same surface."""
+    other = load_recipe(RunReader(run).path / "run.yaml")
+    if other.policy != recipe.policy:
+        keys = [key for key in changed_keys(recipe, other) if key.startswith("policy.")]
+        raise RunError(f"{run} cannot be composed: it differs in {', '.join(keys)}; wanted the same base and surface")
+    checkpoint.restore_weights(checkpoint.newest(run / "checkpoints")[0], policy, raw=raw)
+    return [parameter.detach().clone() for parameter in policy.parameters()]

@@ -208,6 +208,8 @@ def sample(
     count: int = 4,
     seed: int = 0,
     raw: bool = False,
+    reward_guidance: float = 1.0,
+    also: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     out: Path | None = None,
 ) -> None:
     """Draw pictures with a tuned generator, beside those of its base from the same noise.
@@ -224,27 +226,47 @@ def sample(
         Seed of the noise.
     raw
         The last weights instead of their moving average.
+    reward_guidance
+        How far the fine-tune is followed: 1 as trained, 0 the base, 1.5 beyond it. Other than 1 doubles the cost.
+    also
+        Other runs of the same base to follow at the same time, each as FOLDER=STRENGTH.
     out
         The picture to write; by default samples.png in the run folder.
     """
     from stepcredit.api import sample as draw
 
-    path = draw(run, prompt, count=count, seed=seed, raw=raw, out=out)
+    others = dict(map(_strength, also or ()))
+    path = draw(run, prompt, count=count, seed=seed, raw=raw, reward_guidance=reward_guidance, also=others, out=out)
     console.print(f"base (left) and tuned (right): {path}", soft_wrap=True, markup=False)
+
+
+def _strength(text: str) -> tuple[str, float]:
+    folder, _, strength = text.rpartition("=")
+    try:
+        return folder, float(strength)
+    except ValueError:
+        raise RecipeError(f'--also got "{text}", wanted FOLDER=STRENGTH such as runs/otca-1=0.5') from None
 
 
 @app.command
 def methods() -> None:
-    """List the methods: name, paper, which slots they fill themselves, how far they were checked, what they do."""
+    """List the methods: name, paper, what each decides itself, how it was checked, what it does."""
     from stepcredit.config.recipe import method_class
     from stepcredit.methods import names
 
-    table = Table("method", "paper", "decides", "kernel", "status", "what it does", box=None, header_style="bold")
+    table = Table(
+        "method", "paper", "decides", "checked", "what it does", box=None, pad_edge=False, header_style="bold"
+    )
     for name in names():
         method = method_class(name)
-        kernel = method.model_fields["kernel"].default
-        table.add_row(name, method.paper, method.fills, kernel, method.status, method.summary)  # type: ignore[attr-defined]
+        paper = method.paper.removeprefix("arXiv ")  # type: ignore[attr-defined]
+        table.add_row(name, paper, method.fills, method.status, method.summary)  # type: ignore[attr-defined]
     console.print(table)
+    console.print(
+        "\nWhat a method does not decide it shares; every key of every method: docs/recipes.md. checked: against its "
+        "formula by hand and by NumPy, or against published code as well.",
+        style="dim",
+    )
 
 
 bench = App(name="bench", help="Studies of credit rules: the exact oracle, the paper's tables on the drawn world.")

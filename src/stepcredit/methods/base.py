@@ -56,8 +56,8 @@ class Method(Strict):
     """One line for `stepcredit methods`."""
     fills: ClassVar[str]
     """What it decides itself: "when", "mix", "advantage", "loss", "kernel", "plan"; the rest is shared."""
-    status: ClassVar[str] = "published formula"
-    """"published formula", "official code compared" or "ours"."""
+    status: ClassVar[Literal["formula", "code"]] = "formula"
+    """How it was checked: against its published formula, or against published code as well."""
     mixes_objectives: ClassVar[bool] = False
     """Whether the method finds its own mix of the objectives, so that weights in the recipe would be ignored."""
 

@@ -56,7 +56,7 @@ class CoCA(Method):
     paper: ClassVar[str] = "arXiv 2505.19196"
     summary: ClassVar[str] = "reward-to-go shares of the clean prediction's similarity gain"
     fills: ClassVar[str] = "when"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["coca"] = "coca"
     kernel: Kernel = "ddim"

@@ -55,7 +55,7 @@ class DanceGRPO(Method):
     paper: ClassVar[str] = "arXiv 2505.07818"
     summary: ClassVar[str] = "GRPO on a constant-noise SDE; one advantage for all steps"
     fills: ClassVar[str] = "kernel, advantage, mix"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["dance_grpo"] = "dance_grpo"
     mix_of: MixOf = "advantages"

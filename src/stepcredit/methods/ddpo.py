@@ -15,7 +15,7 @@ class DDPO(Method):
     paper: ClassVar[str] = "arXiv 2305.13301"
     summary: ClassVar[str] = "policy gradient on DDIM; per-prompt statistics, clipped ratio"
     fills: ClassVar[str] = "kernel, advantage"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["ddpo"] = "ddpo"
     kernel: Kernel = "ddim"

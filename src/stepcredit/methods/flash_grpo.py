@@ -20,7 +20,6 @@ class FlashGRPO(Method):
     paper: ClassVar[str] = "arXiv 2605.15980"
     summary: ClassVar[str] = "one noisy step per prompt, its native weight divided out"
     fills: ClassVar[str] = "when, plan"
-    status: ClassVar[str] = "published formula"
 
     type: Literal["flash_grpo"] = "flash_grpo"
     kernel: Kernel = "flow_sde"

@@ -16,7 +16,7 @@ class FlowCPS(Method):
     paper: ClassVar[str] = "arXiv 2509.05952"
     summary: ClassVar[str] = "Flow-GRPO on a coefficients-preserving sampler, squared-error ratio"
     fills: ClassVar[str] = "kernel, loss"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_cps"] = "flow_cps"
     kernel: Kernel = "cps"

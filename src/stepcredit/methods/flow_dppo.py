@@ -16,7 +16,7 @@ class FlowDPPO(Method):
     paper: ClassVar[str] = "verl-omni FlowDPPOLoss"
     summary: ClassVar[str] = "Flow-GRPO with a KL trust region in place of the ratio clip"
     fills: ClassVar[str] = "loss"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_dppo"] = "flow_dppo"
     kernel: Kernel = "flow_sde"

@@ -61,7 +61,7 @@ class FlowGRPO(Method):
     paper: ClassVar[str] = "arXiv 2505.05470"
     summary: ClassVar[str] = "GRPO on a level-dependent SDE; summed rewards, batch-wide scale, KL"
     fills: ClassVar[str] = "kernel, advantage"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_grpo"] = "flow_grpo"
     kernel: Kernel = "flow_sde"

@@ -39,7 +39,7 @@ class GDPO(Method):
     paper: ClassVar[str] = "arXiv 2601.05242"
     summary: ClassVar[str] = "rewards standardised one by one, their sum whitened over the batch"
     fills: ClassVar[str] = "mix"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["gdpo"] = "gdpo"
 

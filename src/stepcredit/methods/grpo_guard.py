@@ -16,7 +16,7 @@ class GRPOGuard(Method):
     paper: ClassVar[str] = "arXiv 2510.22319"
     summary: ClassVar[str] = "Flow-GRPO with a centred, step-uniform ratio"
     fills: ClassVar[str] = "loss"
-    status: ClassVar[str] = "official code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["grpo_guard"] = "grpo_guard"
     kernel: Kernel = "flow_sde"

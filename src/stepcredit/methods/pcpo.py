@@ -22,7 +22,7 @@ class PCPO(Method):
     paper: ClassVar[str] = "arXiv 2509.25774"
     summary: ClassVar[str] = "log-ratio hinge; steps count by their length (flows) or all alike (DDIM)"
     fills: ClassVar[str] = "when, loss"
-    status: ClassVar[str] = "authors' later code compared"
+    status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["pcpo"] = "pcpo"
     head: surrogate.Head = "hinge"

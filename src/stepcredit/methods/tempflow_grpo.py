@@ -16,7 +16,6 @@ class TempFlowGRPO(Method):
     paper: ClassVar[str] = "arXiv 2508.04324"
     summary: ClassVar[str] = "Flow-GRPO weighted by each step's noise (without TempFlow's branching)"
     fills: ClassVar[str] = "when"
-    status: ClassVar[str] = "published formula"
 
     type: Literal["tempflow_grpo"] = "tempflow_grpo"
     kernel: Kernel = "flow_sde"
