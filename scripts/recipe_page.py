@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from stepcredit.config.recipe import Recipe, method_class
 from stepcredit.methods import names
-from stepcredit.methods.base import Method
+from stepcredit.methods.base import Method, Window
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
@@ -52,7 +52,8 @@ def page() -> str:
 def methods(field: FieldInfo) -> str:
     """The keys that every method has, then what each adds or sets otherwise."""
     shared = Method.model_fields
-    parts = [f"## `method`\n\n{field.description}\n\nEvery method has these keys:\n", table(shared)]
+    window = f"`window` holds: {first_line(Window)}\n\n{table(Window.model_fields)}"
+    parts = [f"## `method`\n\n{field.description}\n\nEvery method has these keys:\n", table(shared), window]
     for name in names():
         model = method_class(name)
         own = {
@@ -128,6 +129,8 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "**must be set**"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, Window):
+        return f"`{value.model_dump(exclude_defaults=True)}`"
     if isinstance(value, BaseModel):
         return f"`type: {value.type}`" if hasattr(value, "type") and len(type(value).model_fields) else "see below"  # type: ignore[attr-defined]
     if value is None:
