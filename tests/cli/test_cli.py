@@ -270,6 +270,33 @@ def test_a_dry_run_counts_the_reference_of_a_method_with_kl(capsys):
     assert "24 network calls" in reference  # 12 pictures x 2 trained steps
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (
+            ("--method.window", "{size: 4}", "--rollout.steps", "4"),
+            "window.first or window.end, or raise rollout.steps",
+        ),
+        (("--method.window.size=9", "--rollout.steps=9"), "lower window.size"),
+        (("--method.best_of", "6", "--rollout.group_size", "5"), "a group has 5 samples; lower it"),
+    ],
+)
+def test_a_dry_run_refuses_what_does_not_fit_into_the_trajectory(flags, wanted, capsys):
+    assert run("train", "--dry-run", *flags) == 2
+    captured = capsys.readouterr()
+    assert wanted in captured.err.replace("\n", " ")
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_dry_run_counts_the_pairs_of_a_window_and_of_a_fraction(capsys):
+    flags = ("--rollout.prompts", "3", "--rollout.group_size", "5", "--rollout.steps", "7")
+    assert run("train", "--dry-run", *flags, "--method.window", "{size: 4, per: prompt}") == 0
+    assert "60 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 4 steps
+    assert run("train", "--dry-run", *flags, "--method.timestep_fraction", "0.6") == 0
+    assert "45 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 3 of 6 steps
+
+
 def test_a_recipe_file_may_come_before_the_flags(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(

@@ -502,3 +502,60 @@ def test_betas_outside_zero_to_one_are_refused():
 
 def test_a_seed_that_torch_cannot_take_is_refused():
     refused_flags("--seed", str(2**62))
+
+
+# What does not fit into the trajectory
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("--method.window", "{size: 4}", "--rollout.steps", "4"), "method.window holds 4 of the steps 0 to 2"),
+        (("--method.window", "{size: 2, first: 2}", "--rollout.steps", "4"), "method.window holds 2 of the steps 2 to"),
+        (("--method.window", "{size: 1, end: 4}", "--rollout.steps", "4"), "the trained steps are 0 to 2"),
+        (("--method.window", "{size: 2, first: 1, end: 2}"), "method.window holds 2 of the steps 1 to 1"),
+    ],
+)
+def test_a_window_outside_the_trajectory_names_what_to_change(flags, wanted):
+    message = refused_flags(*flags)
+    assert wanted in message
+    assert "lower window.size, window.first or window.end, or raise rollout.steps" in message
+
+
+def test_a_window_may_reach_the_last_step_if_that_is_trained():
+    flags = ("--method.window", "{size: 4}", "--rollout.steps", "4")
+    refused_flags(*flags)
+    assert load_recipe(overrides=[*flags, "--method.train_last", "true"]).method.window.size == 4
+
+
+def test_a_window_that_a_method_brings_itself_is_checked_too():
+    flags = ("--method.type", "flash_grpo", "--method.window.size", "5")
+    assert "rollout.steps" in refused_flags(*flags, "--rollout.steps", "5")
+    assert load_recipe(overrides=[*flags, "--rollout.steps", "6"]).method.window.size == 5
+
+
+def test_more_best_samples_than_a_group_has_name_both_numbers():
+    message = refused_flags("--method.best_of", "6", "--rollout.group_size", "5")
+    assert "method.best_of is 6, and a group has 5 samples; lower it" in message
+    assert load_recipe(overrides=["--method.best_of", "5", "--rollout.group_size", "5"]).method.best_of == 5
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("window", "{size: 0}"),
+        ("window", "{size: 1, first: -1}"),
+        ("window", "{size: 1, end: 0}"),
+        ("window", "{size: 1, per: sample}"),
+        ("best_of", "1"),
+        ("timestep_fraction", "0"),
+        ("timestep_fraction", "1.1"),
+        ("head", "soft"),
+        ("profile", "flat"),
+        ("place", "both"),
+        ("form", "log"),
+        ("preserve", "all"),
+    ],
+)
+def test_a_setting_of_the_plan_or_the_loss_that_makes_no_sense_is_refused_by_name(flag, value):
+    assert f"method.{flag}" in refused_flags(f"--method.{flag}", value)
