@@ -31,8 +31,13 @@ def test_every_recipe_cites_its_method_its_model_and_its_rewards(recipe):
 
 @pytest.mark.parametrize("name", names())
 def test_every_method_cites_the_paper_that_it_names(name):
-    paper = method_class(name).paper.removeprefix("arXiv ")
+    named = method_class(name).paper.removeprefix("arXiv ")
+    paper = {"verl-omni FlowDPPOLoss": "2606.11025"}.get(named, named)  # the paper behind that code
     assert f"method {name}" in cited("--method.type", name)[paper]
+
+
+def test_a_run_on_ddim_cites_ddim():
+    assert cited("--method.kernel", "ddim")["2010.02502"] == "kernel ddim"
 
 
 def test_what_is_cited_follows_the_recipe():
