@@ -149,18 +149,20 @@ def test_weights_of_the_noise_prediction_on_ddim():
     assert weights.std(correction=0).item() / weights.mean().item() == pytest.approx(0.80, abs=6e-3)
 
 
-def test_native_weight_belongs_to_the_velocity_and_that_of_the_noise_follows():
-    """d noise = (1 - level) d velocity, so w(noise) = native / (1 - level): exactly PCPO's on the first 49 steps. The
-    50th ends at level 0 in flow coordinates, without noise, and is not trained. The two differ much: the velocity's
+def test_native_weight_belongs_to_the_prediction():
+    """d noise = (1 - level) d velocity, so w(noise) = w(velocity) / (1 - level): exactly PCPO's on the first 49 steps.
+    The 50th ends at level 0 in flow coordinates, without noise, and is not trained. The two differ much: the velocity's
     run from .036 to 2.87."""
     before, after = stable_diffusion()
     levels = schedules.variance_preserving(before)
-    constants = transitions("ddim", levels, noise_level=1.0)
-    native = constants.native[:-1]
-    torch.testing.assert_close(native / (1 - levels[:-2]), noise_weights(before, after)[:-1], rtol=1e-9, atol=0)
-    assert native.min().item() == pytest.approx(0.0363, abs=6e-5)
-    assert native.max().item() == pytest.approx(2.8689, abs=6e-5)
-    assert constants.native[-1].isinf()
+    of_noise = transitions("ddim", levels, noise_level=1.0, prediction="noise")
+    torch.testing.assert_close(of_noise.native[:-1], noise_weights(before, after)[:-1], rtol=1e-9, atol=0)
+    of_velocity = transitions("ddim", levels, noise_level=1.0)
+    assert of_velocity.native[:-1].min().item() == pytest.approx(0.0363, abs=6e-5)
+    assert of_velocity.native[:-1].max().item() == pytest.approx(2.8689, abs=6e-5)
+    assert of_velocity.native[-1].isinf()
+    with pytest.raises(ValueError, match="levels of a noise-predicting model start lower"):
+        transitions("flow_sde", torch.tensor([1.0, 0.5, 0.0]), noise_level=0.7, prediction="noise")
 
 
 def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
@@ -182,11 +184,15 @@ def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
 
 
 def test_pcpo_on_ddim_replaces_the_native_weight_by_its_mean():
-    """Uniform in the velocity, which is what our policies predict: mean of native over the trained steps."""
-    constants = transitions("ddim", schedules.variance_preserving(stable_diffusion()[0]), noise_level=1.0)
-    on_ratio, _ = PCPO(kernel="ddim", noise_level=1.0).step_factors(constants, all_but_last(constants))
-    weights = (on_ratio * constants.native)[:-1]
-    torch.testing.assert_close(weights, constants.native[:-1].mean().expand(49), rtol=1e-12, atol=0)
+    """Uniform in what the network predicts: for the noise, .5070 over the 49 trained steps (.51690 over all 50)."""
+    levels = schedules.variance_preserving(stable_diffusion()[0])
+    for prediction, mean in (("noise", 0.5070), ("velocity", None)):
+        constants = transitions("ddim", levels, noise_level=1.0, prediction=prediction)
+        on_ratio, _ = PCPO(kernel="ddim", noise_level=1.0).step_factors(constants, all_but_last(constants))
+        weights = (on_ratio * constants.native)[:-1]
+        torch.testing.assert_close(weights, constants.native[:-1].mean().expand(49), rtol=1e-12, atol=0)
+        if mean is not None:
+            assert weights[0].item() == pytest.approx(mean, abs=6e-5)
 
 
 # --- Flash-GRPO

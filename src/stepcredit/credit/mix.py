@@ -15,6 +15,11 @@ def weighted_sum(advantages: Advantages, weights: Float[Tensor, " K"]) -> PerSam
     return torch.where(advantages.isnan(), 0, advantages * weights).sum(-1)
 
 
+def weighted_scores(rewards: Float[Tensor, "*B K"], weights: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
+    """sum_k weights_k r_k of raw scores; NaN where one that counts is missing, since a sum without it says nothing."""
+    return torch.where(weights == 0, 0, rewards * weights).sum(-1)
+
+
 def mean(advantages: Advantages) -> PerSample:
     """The mean over the objectives that have an opinion; 0 if none has."""
     return advantages.nanmean(-1).nan_to_num(0.0)

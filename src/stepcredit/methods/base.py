@@ -2,14 +2,17 @@
 
 import inspect
 from abc import abstractmethod
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from stepcredit.config.strict import Strict
+from stepcredit.credit import assign, temporal
 from stepcredit.flow.transitions import Transitions
 from stepcredit.methods.border import check_credit, check_evidence
 from stepcredit.objective import diagnostics, surrogate
@@ -171,6 +174,25 @@ class Method(Strict):
         return kl if self.kl_form == "exact" else kl * step_length
 
 
+def same_for_every_step(
+    mixed: Float[Tensor, " G"],
+    advantages: Float[Tensor, "G K"],
+    coefficients: Float[Tensor, "... K"],
+    *,
+    trained: Bool[Tensor, "*G N"],
+) -> Credit:
+    """What a rule without an opinion on steps returns for one group: its mix of the objectives at every trained one."""
+    when = temporal.uniform(mixed.new_ones(mixed.shape[0], trained.shape[-1]), trained=trained)
+    return Credit(
+        per_step=assign.per_step(when, mixed),
+        weights=when,
+        mixed=mixed,
+        advantages=advantages,
+        coefficients=coefficients.expand_as(advantages).clone(),
+        strength=torch.zeros_like(mixed),
+    )
+
+
 def _extremes(credit: Credit, count: int) -> Credit:
     """Credit for the `count` samples of each group at both ends of its mix; the others get none.
 
@@ -182,12 +204,4 @@ def _extremes(credit: Credit, count: int) -> Credit:
     kept = ((rank < count - count // 2) | (rank >= members - count // 2))[..., None]
     kept = kept.to(credit.per_step) * (members / count)
     terms = None if credit.terms is None else credit.terms * kept[..., None]
-    return Credit(
-        per_step=credit.per_step * kept,
-        weights=credit.weights,
-        mixed=credit.mixed,
-        advantages=credit.advantages,
-        coefficients=credit.coefficients,
-        strength=credit.strength,
-        terms=terms,
-    )
+    return replace(credit, per_step=credit.per_step * kept, terms=terms)

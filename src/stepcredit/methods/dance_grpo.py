@@ -1,13 +1,14 @@
 """DanceGRPO (arXiv 2505.07818): one group-relative advantage per sample, handed to every step alike."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.credit import advantage, assign, mix, temporal
-from stepcredit.methods.base import Method
+from stepcredit.credit import advantage, mix
+from stepcredit.methods.base import Method, same_for_every_step
 from stepcredit.records import Credit, Evidence, over_prompts
 
 MixOf = Literal["advantages", "rewards", "losses"]
@@ -29,21 +30,18 @@ def rule(
     clipped for itself, which differs from `advantages` only where something is clipped.
     """
     if mix_of == "rewards":
-        rewards, weights = (rewards * weights).sum(-1, keepdim=True), torch.ones_like(weights[:1])
+        rewards, weights = (
+            mix.weighted_scores(rewards, weights.expand_as(rewards))[:, None],
+            torch.ones_like(weights[:1]),
+        )
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
     mixed = mix.weighted_sum(advantages, weights)
     mixed = mixed if mix_of == "losses" else mixed.clamp(-advantage_clip, advantage_clip)
-    when = temporal.uniform(rewards.new_ones(rewards.shape[0], trained.shape[-1]), trained=trained)
+    credit = same_for_every_step(mixed, advantages, weights, trained=trained)
+    if mix_of != "losses":
+        return credit
     each = (weights * advantages).nan_to_num(0.0)
-    return Credit(
-        per_step=assign.per_step(when, mixed),
-        weights=when,
-        mixed=mixed,
-        advantages=advantages,
-        coefficients=weights.expand_as(advantages).clone(),
-        strength=torch.zeros_like(mixed),
-        terms=when[..., None] * each[:, None] if mix_of == "losses" else None,
-    )
+    return replace(credit, terms=credit.weights[..., None] * each[:, None])
 
 
 class DanceGRPO(Method):

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from stepcredit.credit import assign, mix, temporal
-from stepcredit.methods.base import Kernel, Method
+from stepcredit.credit import mix
+from stepcredit.methods.base import Kernel, Method, same_for_every_step
 from stepcredit.objective import surrogate
 from stepcredit.records import Credit, Evidence, over_prompts
 
@@ -23,20 +23,12 @@ def rule(
     advantage_clip: float = 5.0,
 ) -> Credit:
     """credit = r, or r - group mean, at every trained step; r is the weighted sum of the raw scores."""
-    scores = (rewards * weights).sum(-1)
+    scores = mix.weighted_scores(rewards, weights.expand_as(rewards))
     known = scores.isfinite()
     level = torch.where(known, scores, torch.nan).nanmean() if baseline == "group" else scores.new_zeros(())
     advantages = (scores - level).clamp(-advantage_clip, advantage_clip)[:, None]
     mixed = mix.mean(torch.where(known[:, None], advantages, torch.nan))
-    when = temporal.uniform(rewards.new_ones(rewards.shape[0], trained.shape[-1]), trained=trained)
-    return Credit(
-        per_step=assign.per_step(when, mixed),
-        weights=when,
-        mixed=mixed,
-        advantages=advantages,
-        coefficients=torch.ones_like(advantages),
-        strength=torch.zeros_like(mixed),
-    )
+    return same_for_every_step(mixed, advantages, torch.ones_like(advantages), trained=trained)
 
 
 class DPOK(Method):

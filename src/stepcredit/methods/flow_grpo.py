@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from stepcredit.credit import advantage, assign, temporal
-from stepcredit.methods.base import Kernel, Method
+from stepcredit.credit import advantage, mix
+from stepcredit.methods.base import Kernel, Method, same_for_every_step
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -23,15 +23,7 @@ def rule(
     """credit = (score - group mean) / scale at every trained step, for one group of already summed scores."""
     advantages = advantage.centre(scores[:, None], scale[None]).clamp(-advantage_clip, advantage_clip)
     mixed = advantages[:, 0].nan_to_num(0.0)
-    when = temporal.uniform(scores.new_ones(scores.shape[0], trained.shape[-1]), trained=trained)
-    return Credit(
-        per_step=assign.per_step(when, mixed),
-        weights=when,
-        mixed=mixed,
-        advantages=advantages,
-        coefficients=torch.ones_like(advantages),
-        strength=torch.zeros_like(mixed),
-    )
+    return same_for_every_step(mixed, advantages, torch.ones_like(advantages), trained=trained)
 
 
 def broadcast(
@@ -42,7 +34,7 @@ def broadcast(
     What Flow-CPS, GRPO-Guard, Flow-DPPO, TempFlow-GRPO, Flash-GRPO and DDPO have in common. A sample with a missing
     score has no advantage.
     """
-    scores = (evidence.rewards.double() * evidence.weights.double()).sum(-1)
+    scores = mix.weighted_scores(evidence.rewards.double(), evidence.weights.double().expand_as(evidence.rewards))
     valid = scores.isfinite()
     if scale == "batch":
         spread = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))

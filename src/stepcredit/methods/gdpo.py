@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.credit import advantage, assign, mix, temporal
-from stepcredit.methods.base import Method
+from stepcredit.credit import advantage, mix
+from stepcredit.methods.base import Method, same_for_every_step
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -22,15 +22,7 @@ def rule(
 ) -> Credit:
     """credit = the whitened sum at every trained step, for one group of a batch that is whitened already."""
     mixed = mixed.clamp(-advantage_clip, advantage_clip)
-    when = temporal.uniform(mixed.new_ones(mixed.shape[0], trained.shape[-1]), trained=trained)
-    return Credit(
-        per_step=assign.per_step(when, mixed),
-        weights=when,
-        mixed=mixed,
-        advantages=advantages,
-        coefficients=weights.expand_as(advantages).clone(),
-        strength=torch.zeros_like(mixed),
-    )
+    return same_for_every_step(mixed, advantages, weights, trained=trained)
 
 
 class GDPO(Method):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.credit import advantage, assign, mix, temporal
-from stepcredit.methods.base import Method
+from stepcredit.credit import advantage, mix
+from stepcredit.methods.base import Method, same_for_every_step
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -15,15 +15,7 @@ from stepcredit.records import Credit, Evidence, over_prompts
 def rule(advantages: Float[Tensor, "G K"], weights: Float[Tensor, " K"], *, trained: Bool[Tensor, "*G N"]) -> Credit:
     """credit = sum_k weights_k A_k at every trained step, for one group."""
     mixed = mix.weighted_sum(advantages, weights)
-    when = temporal.uniform(mixed.new_ones(mixed.shape[0], trained.shape[-1]), trained=trained)
-    return Credit(
-        per_step=assign.per_step(when, mixed),
-        weights=when,
-        mixed=mixed,
-        advantages=advantages,
-        coefficients=weights.expand_as(advantages).clone(),
-        strength=torch.zeros_like(mixed),
-    )
+    return same_for_every_step(mixed, advantages, weights, trained=trained)
 
 
 class MGDA(Method):

@@ -70,7 +70,7 @@ def placed(factor: PerStep, std: PerStep, *, place: Place) -> tuple[PerStep, Per
         return one, factor
     if place == "ratio":
         return factor, one
-    return std, factor / std
+    return std, factor / torch.where(std > 0, std, 1)
 
 
 def log_ratio(
