@@ -47,8 +47,9 @@ def draw(stored: Path) -> None:
         effective = frozen.every_rule(replace(evidence, transitions=own), [name]).verdicts[name].effective
         native = np.where(trained, own.native.numpy(), np.nan)
         sizes = effective.abs().mean((0, 1)).numpy() * native
-        what = f"{settings.kernel}, noise level {settings.noise_level:g}"
-        _picture(PICTURES / f"{name}.png", name, effective[0][order].numpy(), sizes, native, what)
+        credit = np.where(trained, effective[0][order].numpy(), np.nan)
+        what = f"{settings.kernel} {settings.noise_level:g}"
+        _picture(PICTURES / f"{name}.png", name, credit, sizes, native, what)
 
 
 def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, native: np.ndarray, what: str) -> None:
@@ -58,7 +59,8 @@ def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, nativ
     figure = Figure(figsize=(7.2, 2.6), dpi=100, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     shown = left.imshow(credit, cmap="RdBu", vmin=-2.5, vmax=2.5, aspect="auto", interpolation="nearest")
-    left.set_title(f"{name}: credit of one group", fontsize=9, loc="left")
+    left.set_title(f"{name}: credit in one group", fontsize=9, loc="left")
+    left.set_facecolor("#dddddd")  # not trained
     left.set_xlabel("step, noise to data", fontsize=8)
     left.set_ylabel("samples, best on top", fontsize=8)
     left.set_xticks(range(0, credit.shape[1], 2))
@@ -68,7 +70,7 @@ def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, nativ
     bar.ax.tick_params(labelsize=7)
     right.plot(native / np.nanmean(native), color="#aaaaaa", linewidth=3, label="plain GRPO")
     right.plot(sizes / np.nanmean(sizes), color="#2463c8", marker="o", markersize=4, label=name)
-    right.set_title(f"weight of a step in the gradient ({what})", fontsize=9, loc="left")
+    right.set_title(f"weight of a step in the gradient, {what}", fontsize=9, loc="left")
     right.set_xlabel("step, noise to data", fontsize=8)
     right.set_xticks(range(0, credit.shape[1], 2))
     right.set_ylim(0, None)
