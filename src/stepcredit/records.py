@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from stepcredit.credit.temporal import of_predictions
 from stepcredit.flow.transitions import Transitions
+
+Compared = Literal["latents", "predictions"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,10 @@ class Evidence:
     clean_similarity: Float[Tensor, "P G L-1"]
     trained: Bool[Tensor, "P G L-1"]
     transitions: Transitions
+
+    def similarities(self, of: Compared) -> Float[Tensor, "P G L"]:
+        """With the final picture: of the noisy latents, or of the clean predictions (`temporal.of_predictions`)."""
+        return self.similarity if of == "latents" else torch.vmap(of_predictions)(self.clean_similarity)
 
 
 @dataclass(frozen=True)

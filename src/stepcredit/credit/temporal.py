@@ -31,6 +31,15 @@ def similarity_to_final(
     return (flat * goal[:, None]).sum(-1) / norms.clamp(min=1e-8)
 
 
+def of_predictions(clean_similarity: Float[Tensor, "G N"]) -> Float[Tensor, "G N+1"]:
+    """Similarities of the clean predictions in the place of the latents' (ours): what x_n already says of the picture.
+
+    A latent's cosine rises when noise leaves it, whether or not the picture changes; its prediction's rises when the
+    picture is decided. The prediction before move n stands for x_n; the end is similar to itself.
+    """
+    return torch.cat([clean_similarity, torch.ones_like(clean_similarity[:, :1])], dim=-1)
+
+
 def similarity_share(
     similarity: Float[Tensor, "G L"], *, trained: Trained = None, eps: float = 1e-6
 ) -> Float[Tensor, "G L-1"]:
@@ -124,7 +133,7 @@ def reward_to_go(clean_similarity: Shares, *, window: int = 5) -> Shares:
     value, and gains may be negative. The last window holds what is left when `window` does not divide N.
     """
     steps = clean_similarity.shape[-1]
-    sequence = torch.cat([clean_similarity, torch.ones_like(clean_similarity[:, :1])], dim=-1)
+    sequence = of_predictions(clean_similarity)
     first, after = sequence[:, :1], sequence[:, 1:]
     means = torch.cat([part.mean(-1, keepdim=True) for part in after.split(window, dim=-1)], dim=-1)
     gain = torch.cat([first, means], dim=-1).diff(dim=-1)

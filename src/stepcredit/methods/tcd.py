@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.methods.base import Method
-from stepcredit.records import Credit, Evidence, over_prompts
+from stepcredit.records import Compared, Credit, Evidence, over_prompts
 
 
 @torch.no_grad()
@@ -51,11 +51,13 @@ class TCD(Method):
     """Least weight of a trained transition."""
     weights: temporal.Reading = "affine"
     """How shares of similarity gain become weights."""
+    compared: Compared = "latents"
+    """Whose similarity with the picture is read: the noisy latents', as published, or the clean predictions' (ours)."""
 
     def assign(self, evidence: Evidence) -> Credit:
         return over_prompts(rule)(
             evidence.rewards.double(),
-            evidence.similarity.double(),
+            evidence.similarities(self.compared).double(),
             trained=evidence.trained,
             floor=self.floor,
             weights=self.weights,
