@@ -95,8 +95,8 @@ def measured(name: str, study: Mapping[str, Any]) -> str:
     about = (
         f"`stepcredit bench credit`, {study['groups']} groups of 12, {study['seeds']} seeds: flows whose policy "
         "gradient is known exactly.\nE[cos] is the mean cosine of an estimate with the truth at the cost of four plain "
-        "groups, ± half a 95 % interval over seeds;\nbias is 1 - cosine of the mean estimate. Every rule runs on every "
-        "sampler, whatever its own."
+        "groups, ± half a 95 %\ninterval over seeds; bias is 1 - cosine of the mean estimate. Every rule runs on every "
+        "sampler, whatever its own,\nand keeps its own plan and noise sharing (initial noise is shared by dance_grpo)."
     )
     return f"\n{about}\n\n{table(head, rows)}\n\n"
 
