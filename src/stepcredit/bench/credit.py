@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stepcredit.config.recipe import method_class
-from stepcredit.errors import CreditError, nearest
 from stepcredit.evaluation import exact_law, oracle, proxy
 from stepcredit.evaluation.oracle import PROBLEMS, SAMPLERS, Draws, Quality
 from stepcredit.flow.kernels import KERNELS
@@ -25,6 +24,7 @@ REFERENCES = {
 """Rules that buy more information: the value of every latent, by finishing it deterministically."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "otca, balanced": {"type": "otca", "recentred": True, "objective_floor": 0.5},
+    "otca, ours": {"type": "otca", "compared": "predictions", "recentred": True, "objective_floor": 0.5},
     "otca, one mix per step": {"type": "otca", "step_mix": True, "centred": True},
     "dance_grpo, random 60 % of the steps": {"type": "dance_grpo", "timestep_fraction": 0.6},
     "dance_grpo, best and worst 4": {"type": "dance_grpo", "best_of": 8},
@@ -48,11 +48,7 @@ class Row:
 
 def rules(chosen: Sequence[str] | None = None) -> dict[str, Method]:
     """All methods of the folder with the variants, or the chosen ones (`package.module` works too)."""
-    known = names()
-    for name in chosen or ():
-        if name not in known and "." not in name:
-            raise CreditError(f'there is no method "{name}"; {nearest(name, known)}')
-    found = {name: cast(Method, method_class(name)()) for name in chosen or known}
+    found = {name: cast(Method, method_class(name)()) for name in chosen or names()}
     if not chosen:
         for name, settings in VARIANTS.items():
             found[name] = cast(Method, method_class(settings["type"]).model_validate(settings))
@@ -82,7 +78,7 @@ def judge_rules(
                     true = oracle.truth(sampler, objectives, spreads)
                     true[~plain.plan.trained[0, 0]] = 0  # a step that nobody trains is nobody's fault
                     calls = GROUP * len(objectives)
-                    budget = 4 * (GROUP * sampler.steps + 3 * GROUP * int(plain.plan.trained[0, 0].sum()) + calls)
+                    budget = 4.0 * (GROUP * sampler.steps + 3 * GROUP * int(plain.plan.trained[0, 0].sum()) + calls)
                     for name, method in methods.items():
                         draws = draw(method)
                         estimate, moves = oracle.estimates(draws, method, axes)

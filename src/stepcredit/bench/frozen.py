@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from stepcredit.build import build_trainer
 from stepcredit.config.load import load_recipe
 from stepcredit.config.recipe import Recipe, method_class
-from stepcredit.errors import CreditError, RunError, nearest
+from stepcredit.errors import CreditError, RunError
 from stepcredit.evaluation.side_by_side import SideBySide, judge
 from stepcredit.flow.transitions import Transitions
 from stepcredit.methods import names
@@ -49,8 +49,9 @@ def store(path: Path, evidence: Evidence, about: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
         os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror})") from None
+    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise RunError(f"{path} cannot be written ({error}); choose another place with --dump") from None
 
 
 def load(path: Path) -> tuple[Evidence, dict[str, str]]:
@@ -65,20 +66,26 @@ def load(path: Path) -> tuple[Evidence, dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read as a stored rollout ({error}); draw it again") from None
     constants = Transitions(*(tensor.pop(name) for name in ("levels", "slope", "std")))
+    tensor["trained"] = tensor["trained"].bool()
     return Evidence(**tensor, transitions=constants), about
 
 
 def every_rule(evidence: Evidence, chosen: list[str] | None = None) -> SideBySide:
     """All methods of the folder, or the chosen ones (`package.module` works too), at their own settings."""
-    known = names()
-    for name in chosen or ():
-        if name not in known and "." not in name:
-            raise CreditError(f'there is no method "{name}"; {nearest(name, known)}')
-    methods = {name: cast(Method, method_class(name)()) for name in chosen or known}
+    methods = _methods(chosen)
     if (evidence.weights != 1).any():
         methods = {name: method for name, method in methods.items() if not method.mixes_objectives}
+    if not methods:
+        raise CreditError(
+            f"{', '.join(chosen or ())} would ignore the weights {evidence.weights.tolist()} of the stored rollout; "
+            "draw one with weights of 1, or take methods that sum the objectives (dance_grpo, flow_grpo)"
+        )
     with torch.no_grad():
         return judge(methods, evidence)
+
+
+def _methods(chosen: list[str] | None) -> dict[str, Method]:
+    return {name: cast(Method, method_class(name)()) for name in chosen or names()}
 
 
 def lay_side_by_side(path: Path, recipe: Sequence[str], chosen: list[str] | None = None) -> tuple[SideBySide, str]:
@@ -86,6 +93,7 @@ def lay_side_by_side(path: Path, recipe: Sequence[str], chosen: list[str] | None
 
     If there is none yet, it is drawn from a recipe and flags, by default the embedded one with DanceGRPO's sampler.
     """
+    _methods(chosen)  # a misspelt one must not leave a drawn rollout behind
     if path.exists():
         if recipe:
             raise RunError(
@@ -97,5 +105,13 @@ def lay_side_by_side(path: Path, recipe: Sequence[str], chosen: list[str] | None
         settings = load_recipe(recipe[0] if named else DUMPED, recipe[1:] if named else recipe)
         evidence, about = draw(settings)
         store(path, evidence, about)
-    prompts = json.loads(about.get("prompts", "[]"))
-    return every_rule(evidence, chosen), str(prompts[0]) if prompts else ""
+    return every_rule(evidence, chosen), _first_caption(about.get("prompts", "[]"))
+
+
+def _first_caption(stored: str) -> str:
+    """Of a file that somebody else wrote, whatever it has there."""
+    try:
+        prompts = json.loads(stored)
+    except ValueError:
+        return stored
+    return str(prompts[0]) if isinstance(prompts, list) and prompts else ""

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from stepcredit.build import build_trainer
+from stepcredit.config.keys import flatten
 from stepcredit.config.load import load_recipe
-from stepcredit.config.recipe import method_class
-from stepcredit.errors import RecipeError, RunError, nearest
+from stepcredit.config.recipe import Recipe, method_class
+from stepcredit.errors import CreditError, RecipeError, RunError, nearest
 from stepcredit.evaluation.proxy import validate
 from stepcredit.methods import names
 from stepcredit.records import RewardBatch
@@ -38,8 +39,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "moca": {"type": "moca", **_NOISE},
     "otca": {"type": "otca", **_NOISE},
     "otca_balanced": {"type": "otca", "recentred": True, "objective_floor": 0.5, **_NOISE},
+    "otca_ours": {"type": "otca", "compared": "predictions", "recentred": True, "objective_floor": 0.5, **_NOISE},
 }
-"""The rows of the tables: the paper's, PCPO, and the variant of OTCA that we would recommend to try."""
+"""The rows of the tables: the paper's, PCPO, and two variants of OTCA: objectives repaired, and steps repaired too."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ def train_all(todo: Sequence[Cell], flags: Sequence[str], *, budget: int, worker
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(workers) as pool:
         whole = progress.add_task("[bold]all runs", total=len(todo), completed=len(todo) - len(open_))
         running: dict[Future[None], tuple[Cell, Any]] = {}
+        alive: set[subprocess.Popen[bytes]] = set()
         waiting = list(open_)
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
                     bar = progress.add_task(f"{cell.arm} {cell.seed}", total=budget)
-                    running[pool.submit(_train, cell, [*flags, *threads])] = cell, bar
+                    running[pool.submit(_train, cell, [*flags, *threads], alive)] = cell, bar
                 done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for cell, bar in running.values():
                     progress.update(bar, completed=min(budget, _spent(cell.folder)))
@@ -104,19 +107,35 @@ def train_all(todo: Sequence[Cell], flags: Sequence[str], *, budget: int, worker
                     progress.remove_task(bar)
                     progress.advance(whole)
         except BaseException:
-            waiting.clear()
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(alive):
+                process.terminate()  # it saves, so that the study goes on there
             raise
 
 
-def _train(cell: Cell, flags: Sequence[str]) -> None:
+def _train(cell: Cell, flags: Sequence[str], alive: set[subprocess.Popen[bytes]]) -> None:
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = cell.folder.with_suffix(".log")
+    log = cell.folder.with_name(f"{cell.folder.name}.log")  # a name of package.module has a dot of its own
     with log.open("a", encoding="utf-8") as file:
-        code = subprocess.run(cell.command(flags), stdout=file, stderr=file, check=False).returncode
+        process = subprocess.Popen(cell.command(flags), stdout=file, stderr=file)
+        alive.add(process)
+        code = process.wait()
+        alive.discard(process)
     if code != 0:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise RunError(f"{cell.folder} ended with code {code}: {''.join(last)} (all of it: {log})")
+
+
+def _check_same_study(todo: Sequence[Cell], wanted: Recipe) -> None:
+    """Runs of another budget do not belong into one table."""
+    asked = {"training.budget": wanted.training.budget, "evaluation.count": wanted.evaluation.count}
+    for cell in todo:
+        own = flatten(RunReader(cell.folder).recipe) if (cell.folder / "run.yaml").is_file() else asked
+        for key, value in asked.items():
+            if own.get(key) != value:
+                raise RunError(
+                    f"{cell.folder} has {key} {own.get(key)}, and this study asks for {value}; "
+                    f"give --{key.split('.')[1]} {own.get(key)}, or another --folder"
+                )
 
 
 def _spent(folder: Path) -> float:
@@ -160,7 +179,7 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     size = {"prompts": prompts, "group_size": group_size, "steps": steps}
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["size"] == size:
+        if kept["size"] == size and kept.get("flags", list(flags)) == list(flags):
             return kept
     changed = [f"--rollout.{key}={value}" for key, value in size.items()]
     recipe = load_recipe(RECIPE, [*flags, *changed, "--method.noise_level", "0.3"])
@@ -182,13 +201,17 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     similarity = np.diff(trajectory.similarity.flatten(0, 1).double().numpy(), axis=1)[:, :-1]
     cleaner = np.diff(trajectory.clean_similarity.flatten(0, 1).double().numpy(), axis=1)
     noisy_rewards, clean_rewards = scored(trajectory.latents[:, :, :-1]), scored(clean)
-    found: dict[str, Any] = {"size": size, "trajectories": len(texts), "rows": {}}
+    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(texts), "rows": {}}
     for k, name in enumerate(trainer.rewards.names):
-        found["rows"][name] = {
-            "noisy latent": validate(similarity, np.diff(noisy_rewards[..., k], axis=1)).plain(),
-            "clean prediction": validate(cleaner, np.diff(clean_rewards[..., k], axis=1)).plain(),
-            "noisy similarity, clean reward": validate(similarity, np.diff(clean_rewards[..., k], axis=1)).plain(),
-        }
+        noisy_gain, clean_gain = (np.diff(scores[..., k], axis=1) for scores in (noisy_rewards, clean_rewards))
+        try:
+            found["rows"][name] = {
+                "noisy latent": validate(similarity, noisy_gain).plain(),
+                "clean prediction": validate(cleaner, clean_gain).plain(),
+                "noisy similarity, clean reward": validate(similarity, clean_gain).plain(),
+            }
+        except CreditError:
+            continue  # a reward that scored nothing, or everything alike, has no gains to compare
     write_json(path, found)
     return found
 
@@ -220,8 +243,12 @@ def study(
         "--output.credit_every=10",
         *flags,
     ]
+    wanted = load_recipe(RECIPE, settings)
+    todo = cells(folder, chosen, seeds)
+    _check_same_study(todo, wanted)
+    budget = wanted.training.budget or budget
     if train:
-        train_all(cells(folder, chosen, seeds), settings, budget=budget, workers=workers, console=console)
+        train_all(todo, settings, budget=budget, workers=workers, console=console)
     found = results(folder, chosen, seeds)
     if not found["arms"]:
         raise RunError(f"{folder} holds no finished run of {', '.join(chosen)}; run the study without --report")

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepcredit.credit.temporal import similarity_to_final
+from stepcredit.errors import CreditError
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.schedules import shifted
 from stepcredit.flow.transitions import Transitions, transitions
@@ -216,6 +217,11 @@ def judge(
             break
         averaged.append(flat[at : at + count].mean(0))
         at += count
+    if len(averaged) < 2:
+        raise CreditError(
+            f"{len(flat)} groups make {len(averaged)} estimates of {wanted:.1f} groups each, "
+            "wanted at least 2; take more"
+        )
     many = torch.stack(averaged)
     mean = many.mean(0)
     deviation = (many - mean).square().sum(1).mean().sqrt()

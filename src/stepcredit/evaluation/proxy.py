@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from stepcredit.errors import CreditError
+
 Gains = Float[np.ndarray, "B N"]
 
 
@@ -45,7 +47,7 @@ def validate(similarity_gain: Gains, reward_gain: Gains, *, seed: int = 0) -> Pr
     whole &= (np.ptp(similarity_gain, axis=1) > 0) & (np.ptp(reward_gain, axis=1) > 0)
     ours, theirs = similarity_gain[whole], reward_gain[whole]
     if len(ours) < 3:
-        raise ValueError(f"got {len(ours)} usable trajectories, wanted at least 3")
+        raise CreditError(f"got {len(ours)} usable trajectories, wanted at least 3; draw more")
     random = np.random.default_rng(seed)
     shift = random.integers(1, len(ours), size=len(ours))
     stranger = ours[(np.arange(len(ours)) + shift) % len(ours)]
@@ -53,7 +55,7 @@ def validate(similarity_gain: Gains, reward_gain: Gains, *, seed: int = 0) -> Pr
     return Proxy(
         within=agreement(ours, theirs),
         null=agreement(stranger, theirs),
-        residual=float(np.nanmean(_pearson(left, right))),
+        residual=_mean(_pearson(left, right)),
         trajectories=len(ours),
     )
 
@@ -62,8 +64,8 @@ def agreement(ours: Gains, theirs: Gains) -> Agreement:
     """How far two sets of per-step gains agree, trajectory by trajectory."""
     ranks = [stats.rankdata(gain, axis=1) for gain in (ours, theirs)]
     return Agreement(
-        pearson=float(np.nanmean(_pearson(ours, theirs))),
-        spearman=float(np.nanmean(_pearson(*ranks))),
+        pearson=_mean(_pearson(ours, theirs)),
+        spearman=_mean(_pearson(*ranks)),
         argmax_distance=float(np.abs(ours.argmax(1) - theirs.argmax(1)).mean()),
         recall_3=_recall(ours, theirs, 3),
         recall_5=_recall(ours, theirs, 5),
@@ -74,6 +76,12 @@ def _pearson(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     left, right = (gain - gain.mean(1, keepdims=True) for gain in (ours, theirs))
     with np.errstate(invalid="ignore"):
         return (left * right).sum(1) / np.sqrt((left**2).sum(1) * (right**2).sum(1))
+
+
+def _mean(correlations: Float[np.ndarray, " B"]) -> float:
+    """Over the trajectories that have one."""
+    known = correlations[np.isfinite(correlations)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _recall(ours: np.ndarray, theirs: np.ndarray, count: int) -> float:
