@@ -31,8 +31,7 @@ def test_every_recipe_cites_its_method_its_model_and_its_rewards(recipe):
 
 @pytest.mark.parametrize("name", names())
 def test_every_method_cites_the_paper_that_it_names(name):
-    named = method_class(name).paper.removeprefix("arXiv ")
-    paper = {"verl-omni FlowDPPOLoss": "2606.11025"}.get(named, named)  # the paper behind that code
+    paper = method_class(name).paper.removeprefix("arXiv ")
     assert f"method {name}" in cited("--method.type", name)[paper]
 
 

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "otca, one mix per step": {"type": "otca", "step_mix": True, "centred": True},
     "dance_grpo, random 60 % of the steps": {"type": "dance_grpo", "timestep_fraction": 0.6},
     "dance_grpo, best and worst 4": {"type": "dance_grpo", "best_of": 8},
+    "flow_grpo, shared noise": {"type": "flow_grpo", "shared_noise": True},
     "mgda, per group": {"type": "mgda", "over": "group"},
 }
 """Settings of a method that are shown beside its defaults."""

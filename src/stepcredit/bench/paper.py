@@ -139,7 +139,7 @@ def _check_same_study(todo: Sequence[Cell], wanted: Recipe) -> None:
 
 
 def _spent(folder: Path) -> float:
-    return sum(line["cost/forwards"] for line in read_lines(folder / "metrics.jsonl"))
+    return float(sum(line["cost/forwards"] for line in read_lines(folder / "metrics.jsonl")))
 
 
 def results(folder: Path, arms: Sequence[str], seeds: int) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def centre(mixed: PerSample) -> PerSample:
 
 
 def min_norm(advantages: Float[Tensor, "B K"]) -> Float[Tensor, " K"]:
-    """MGDA-UB's weights: the c in the simplex that minimises |sum_k c_k A_k|^2 (arXiv 1810.04650, eq. 7).
+    """MGDA-UB's weights: the c in the simplex that minimises |sum_k c_k A_k|^2 (arXiv 1810.04650).
 
     The loss sees the objectives through one direction per sample, the score of its moves, so the shared
     representation's gradient of objective k is A_k times that direction, and the problem is K x K. Solved exactly, by

@@ -40,6 +40,7 @@ def rule(
     used = speaks[:, None] if trained is None else speaks[:, None] & trained
     shaped = torch.where(used, assign.per_step(when, mixed), torch.nan)
     again = advantage.standardise(shaped.reshape(-1, 1), eps=1e-6).reshape(shaped.shape).nan_to_num(0.0)
+    again = again.clamp(-advantage_clip, advantage_clip)
     return Credit(
         per_step=again,
         weights=when,

@@ -1,4 +1,4 @@
-"""Flow-DPPO (verl-project/verl-omni): no ratio clip; moves that left a KL ball and go on outwards are masked."""
+"""Flow-DPPO (arXiv 2606.11025): no ratio clip; moves that left a KL ball and go on outwards are masked."""
 
 from typing import ClassVar, Literal
 
@@ -13,7 +13,7 @@ from stepcredit.records import Credit, Evidence
 class FlowDPPO(Method):
     """Flow-DPPO on Flow-GRPO; `clip` is the largest KL."""
 
-    paper: ClassVar[str] = "verl-omni FlowDPPOLoss"
+    paper: ClassVar[str] = "arXiv 2606.11025"
     summary: ClassVar[str] = "Flow-GRPO with a KL trust region in place of the ratio clip"
     fills: ClassVar[str] = "loss"
     status: ClassVar[Literal["formula", "code"]] = "code"

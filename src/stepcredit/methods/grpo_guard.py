@@ -1,4 +1,4 @@
-"""GRPO-Guard (arXiv 2510.22319): a ratio whose mean is 1 and whose spread is the same at every step."""
+"""GRPO-Guard (arXiv 2510.22319): a log-ratio of mean 0, whose spread no longer depends on the noise of the step."""
 
 from typing import ClassVar, Literal
 

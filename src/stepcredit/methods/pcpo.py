@@ -1,7 +1,7 @@
 """PCPO, Proportionate Credit Policy Optimization (arXiv 2509.25774): credit by the length of path that a step covers.
 
 Plain policy gradient weighs step n by its native weight, a constant of the sampler that spreads over a factor of 3 to
-50. PCPO replaces it by zeta times the step length on flow samplers, by its mean on DDIM; and PPO's clip by a hinge in
+60. PCPO replaces it by zeta times the step length on flow samplers, by its mean on DDIM; and PPO's clip by a hinge in
 the log-ratio, which has a closed form in the change of the prediction (`objective.profile.log_ratio`).
 """
 

@@ -59,9 +59,10 @@ def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(3.6 * len(problems) + 2.6, 0.3 * len(rules) + 1.9), dpi=130, facecolor="white")
     panels = figure.subplots(1, len(problems), sharey=True, squeeze=False)[0]
     height = np.arange(len(rules))[::-1]
+    least = min(min(quality["cosine"], 1 - quality["bias"]) for row in rows for quality in row["qualities"])
     for axes, problem in zip(panels, problems, strict=True):
         for index, (sampler, colour) in enumerate(zip(samplers, _COLOURS, strict=False)):
-            shift = (len(samplers) / 2 - index) * 0.16
+            shift = ((len(samplers) - 1) / 2 - index) * 0.64 / len(samplers)
             for y, rule in zip(height, rules, strict=True):
                 found = [r for r in rows if (r["rule"], r["sampler"], r["problem"]) == (rule, sampler, problem)]
                 if not found:
@@ -76,7 +77,8 @@ def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_title(problem, fontsize=10, loc="left")
         axes.set_xlabel("cosine with the true gradient", fontsize=8)
         axes.tick_params(labelsize=8)
-        axes.set_xlim(0, 1.02)
+        axes.set_xlim(min(0, least - 0.05), 1.02)
+        axes.set_ylim(-0.6, len(rules) - 0.4)
         axes.grid(axis="both", color="#eeeeee")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -85,9 +87,16 @@ def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels[0].plot([], [], "o", color=colour, label=sampler)
     panels[0].plot([], [], "k|", label="mean estimate (1 - bias)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / figure.get_figheight()))
+    _legend_above(figure, handles, labels)
     figure.savefig(path)
+
+
+def _legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """In as many rows as the width asks for, with room for them."""
+    columns = max(1, int(figure.get_figwidth() / (0.55 + 0.075 * max(map(len, labels)))))
+    rows = -(-len(labels) // columns)
+    figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - (0.2 + 0.19 * rows) / figure.get_figheight()))
 
 
 def gains_table(found: Mapping[str, Any]) -> str:
@@ -169,8 +178,7 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.92))
+    _legend_above(figure, handles, labels)
     figure.savefig(path)
 
 

@@ -7,15 +7,13 @@ from stepcredit.config.policies import LoRA
 from stepcredit.config.recipe import Recipe
 
 _KERNELS = {"flow_sde": "2505.05470", "dance_sde": "2505.07818", "cps": "2509.05952", "ddim": "2010.02502"}
-_METHODS = {"flow_dppo": "2606.11025"}  # those whose class names code in place of a paper
 _REWARDS = {"clip_t": "2103.00020", "hps": "2306.09341", "aesthetic": "2210.08402", "composition": "2310.11513"}
 _POLICIES = {"flux": "flux"}
 
 
 def references(recipe: Recipe) -> list[tuple[str, str]]:
     """What each is cited for, and its entry; things without a paper are left out."""
-    named = recipe.method_name
-    wanted = {f"method {named}": _METHODS.get(named) or _arxiv(getattr(recipe.method, "paper", ""))}
+    wanted = {f"method {recipe.method_name}": _arxiv(getattr(recipe.method, "paper", ""))}
     wanted |= {
         f"kernel {kernel}": _KERNELS.get(kernel, "") for kernel in [getattr(recipe.method, "kernel", "")] if kernel
     }
