@@ -303,12 +303,12 @@ def draw_held_out(pipe: FluxPipeline) -> tuple[list[str], np.ndarray]:
 
 def show(path: Path, captions: list[str], before: np.ndarray, after: np.ndarray) -> None:
     """Before above, after below; a green frame where the exact checker says that the caption is met."""
-    figure = Figure(figsize=(14, 3))
+    figure = Figure(figsize=(15, 3.2))
     axes = figure.subplots(2, len(captions))
     for row, (name, pictures) in enumerate([("before", before), ("after", after)]):
         for cell, caption, picture in zip(axes[row], captions, pictures, strict=True):
             cell.imshow(picture, interpolation="nearest")
-            cell.set(xticks=[], yticks=[], title=textwrap.fill(caption, 18) if row == 0 else "")
+            cell.set(xticks=[], yticks=[], title=textwrap.fill(caption, 16) if row == 0 else "")
             cell.title.set_fontsize(7)
             cell.spines[:].set(color="#2a9d55" if check(picture, parse(caption)).correct else "#d1495b", linewidth=3)
         axes[row][0].set_ylabel(name)
