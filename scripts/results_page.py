@@ -49,8 +49,8 @@ def main() -> None:
 def filled(page: str, tables: dict[str, str]) -> str:
     """The page with every `<!-- table: NAME -->` ... `<!-- end -->` holding that table."""
     for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        page, count = pattern.subn(lambda match, table=table: f"{match[1]}{table}{match[2]}", page)
+        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page, count = pattern.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
         if count != 1:
             raise SystemExit(f'{PAGE} has {count} places for the table "{name}", wanted 1')
     return page

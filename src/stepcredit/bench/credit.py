@@ -80,7 +80,8 @@ def judge_rules(
                     true[~plain.plan.trained[0, 0]] = 0  # a step that nobody trains is nobody's fault
                     calls = GROUP * len(objectives)
                     budget = 4.0 * (GROUP * sampler.steps + 3 * GROUP * int(plain.plan.trained[0, 0].sum()) + calls)
-                    for name, method in methods.items():
+                    for name, chosen in methods.items():
+                        method = _on(chosen, sampler.kernel)
                         draws = draw(method)
                         estimate, moves = oracle.estimates(draws, method, axes)
                         cost = GROUP * sampler.steps + 3 * moves + calls
@@ -96,6 +97,12 @@ def judge_rules(
                             found.setdefault(name, []).append(quality)
                 rows += [Row(name, sampler_name, problem, qualities) for name, qualities in found.items()]
     return rows
+
+
+def _on(method: Method, kernel: str) -> Method:
+    """The method as it would be set up on this kernel; PCPO's profile, for one, depends on it."""
+    own = method.model_dump(include=method.model_fields_set)
+    return type(method).model_validate({**own, "kernel": kernel, "train_last": False})
 
 
 def _drawer(
