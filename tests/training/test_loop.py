@@ -453,3 +453,73 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == before == handlers()
+
+
+# A budget of network forwards
+
+
+def spent(whole, iterations):
+    """Forwards of so many iterations; moves without credit are not computed again, so it is not a multiple."""
+    return int(sum(line["cost/forwards"] for line in whole["metrics"][:iterations]))
+
+
+@pytest.mark.parametrize(("after", "more", "finished"), [(0, 1, 1), (1, 0, 1), (1, 1, 2), (3, 0, 3), (3, -1, 3)])
+def test_a_budget_ends_a_run_with_the_first_iteration_that_reaches_it(
+    tmp_path, monkeypatch, whole, after, more, finished
+):
+    on_fakes(monkeypatch)
+    budget = spent(whole, after) + more
+    run = RunReader(begin(tmp_path / "run", training={"iterations": 1000, "budget": budget}).folder)
+    costs = [line["cost/forwards"] for line in run.metrics()]
+    assert len(costs) == finished
+    assert sum(costs) >= budget > sum(costs[:-1])
+    assert checkpoint.newest(run.path / "checkpoints")[0].name == f"{finished:06d}"
+    assert run.result()["iteration"] == run.looks()[-1] == finished
+    assert (run.path / "before_after.png").is_file()
+
+
+def test_a_run_that_its_budget_ends_is_the_run_of_so_many_iterations(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    begin(tmp_path / "run", training={"iterations": 1000, "budget": spent(whole, TOTAL)})
+    assert_same(tmp_path / "run", whole)
+
+
+def test_iterations_end_a_run_before_its_budget_does(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    begin(tmp_path / "run", training={"budget": 10**9})
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("moment", "iteration"), [("log", 0), ("log", 2), ("rollout", 3), ("step", TOTAL - 2)])
+def test_a_run_with_a_budget_is_stopped_and_goes_on_as_if_nothing_had_happened(
+    tmp_path, monkeypatch, whole, moment, iteration
+):
+    """What was spent before the stop counts, once."""
+    on_fakes(monkeypatch, stop_at(moment, iteration))
+    run = begin(tmp_path / "run", training={"iterations": 1000, "budget": spent(whole, TOTAL)})
+    assert run.interrupted is not None
+    assert len(run.metrics()) < TOTAL
+    on_fakes(monkeypatch)
+    go_on(run.folder)
+    assert_same(run.folder, whole)
+
+
+def test_a_killed_run_does_not_spend_twice_what_it_does_again(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch, die_at("optimiser", 3, 2))
+    with pytest.raises(Killed):
+        begin(tmp_path / "run", training={"iterations": 1000, "budget": spent(whole, TOTAL)})
+    on_fakes(monkeypatch)
+    go_on(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_run_may_be_given_a_larger_budget(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    run = begin(tmp_path / "run", training={"iterations": 1000, "budget": spent(whole, 3)})
+    assert len(run.metrics()) == 3
+    assert len(go_on(run.folder, **{"training.budget": spent(whole, TOTAL)}).metrics()) == TOTAL
+    last = f"checkpoints/{TOTAL:06d}/state.safetensors"
+    assert tensors(run.folder / last) == whole[last]
+    on_fakes(monkeypatch, die_at("optimiser", 0, 1))
+    go_on(run.folder)  # spent: it only measures again
+    assert len(run.metrics()) == TOTAL

@@ -183,10 +183,12 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _smoothed(values: np.ndarray, width: int = 9) -> np.ndarray:
-    """A running mean; training captions change from iteration to iteration."""
+    """A running mean over what could be scored; training captions change from iteration to iteration."""
     width = min(width, len(values))
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid")
+    known = np.isfinite(padded)
+    sums, counts = (np.convolve(part, np.ones(width), mode="valid") for part in (np.where(known, padded, 0), known))
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def show_oracle(found: Mapping[str, Any], out: Path, console: Console) -> None:

@@ -57,7 +57,7 @@ def draw(found: SideBySide, path: Path, *, prompt: str, group: int = 0) -> None:
         bar = figure.add_axes((0.83, height, 0.15, 0.1 / figure.get_figheight()))
         figure.colorbar(image, cax=bar, orientation="horizontal").set_ticks([-limit, 0, limit])
         bar.tick_params(labelsize=7)
-        told = "samples from the best to the worst, steps from noise to data; grey: not trained; credit of mean size 1:"
+        told = "samples from the best to the worst, steps from noise to data; grey: no rule; credit of mean size 1:"
         figure.text(0.82, height + 0.05 / figure.get_figheight(), told, fontsize=8, ha="right", va="center")
     figure.savefig(path)
 
