@@ -202,7 +202,7 @@ def test_rules_that_agree_share_a_line(tmp_path, monkeypatch):
     two["two"] = two["one"]
     for name in ("even", "also_even", "silent"):
         level = float(name != "silent")
-        two[name] = Verdict(torch.full((2, 6, 5), level).double(), 0, 0, 0, 0, 0)
+        two[name] = Verdict(torch.full((2, 6, 5), level).double(), *[0.0] * 5)
     credit_maps.draw(SideBySide(two, given.agreement), tmp_path / "x.png", prompt="")
     legend = next(axes.get_legend() for axes in drawn[0].axes if axes.get_legend())
     assert [text.get_text() for text in legend.get_texts()] == ["one,\ntwo", "even,\nalso_even"]
