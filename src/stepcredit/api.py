@@ -135,7 +135,7 @@ def _run(
         highlight=False,
         soft_wrap=True,
     )
-    show = ConsoleTracker(console, recipe.training.iterations, every=10, done=start.iteration)
+    show = ConsoleTracker(console, recipe.training.planned, every=10, done=start.iteration)
     services = build_trackers(recipe, folder.path, show.tell)
     live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
     trackers = [folder, show, *services, *live]
@@ -148,7 +148,7 @@ def _run(
     if rows is None:
         done = len(RunReader(folder.path).metrics())
         console.print(
-            f"stopped after {done} of {recipe.training.iterations} iterations; go on with: "
+            f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
             f"stepcredit train --resume {folder.path}",
             highlight=False,
             soft_wrap=True,

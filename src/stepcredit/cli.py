@@ -164,6 +164,7 @@ def compare(
 
         found, prompt = lay_side_by_side(dump, runs, method)
         table = credit_maps.markdown(found)
+        write_text(page, table, advice="choose another place with --out")
         credit_maps.draw(found, picture, prompt=prompt)
     else:
         from stepcredit.runs.compare import compare as runs_side_by_side
@@ -176,8 +177,8 @@ def compare(
             raise RecipeError(f"{odd[0] if odd else '--method'} belongs to --dump FILE; runs are compared by --by KEY")
         sides = runs_side_by_side([RunReader(run) for run in runs], by=by, cost=cost)
         table = markdown(sides)
+        write_text(page, table, advice="choose another place with --out")
         draw(sides, picture)
-    write_text(page, table)
     console.print(table, highlight=False, soft_wrap=True, markup=False)
     console.print(f"{page}   {picture}", highlight=False, soft_wrap=True, markup=False)
 

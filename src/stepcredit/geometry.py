@@ -75,9 +75,10 @@ def show(recipe: Recipe, console: Console) -> None:
     table.add_row("cost", f"{geometry.forward_equivalents:,} forward-equivalents")
     console.print(table)
     whole = geometry.forward_equivalents * recipe.training.iterations
+    ends = f"; it ends once {recipe.training.budget:,} are spent" if recipe.training.budget is not None else ""
     console.print(
         f"\nwhole run: {recipe.training.iterations} iterations, "
-        f"{geometry.samples * recipe.training.iterations:,} pictures, {whole:,} forward-equivalents. "
+        f"{geometry.samples * recipe.training.iterations:,} pictures, {whole:,} forward-equivalents{ends}. "
         "Nothing was loaded or written.",
         highlight=False,
         soft_wrap=True,

@@ -143,7 +143,7 @@ class Late(Method):
     paper: ClassVar[str] = "ours"
     summary: ClassVar[str] = "DanceGRPO on the last trained step"
     fills: ClassVar[str] = "when"
-    type: Literal["their_lab.late"] = "their_lab.late"
+    type: Literal["another_lab.late"] = "another_lab.late"
 
     def assign(self, evidence):
         credit = dance_grpo.DanceGRPO().assign(evidence)
@@ -154,12 +154,12 @@ class Late(Method):
 
 
 def test_a_rule_of_ones_own_is_laid_beside(stored, tmp_path, monkeypatch):
-    (tmp_path / "their_lab").mkdir()
-    (tmp_path / "their_lab" / "__init__.py").touch()
-    (tmp_path / "their_lab" / "late.py").write_text(RULE)
+    (tmp_path / "another_lab").mkdir()
+    (tmp_path / "another_lab" / "__init__.py").touch()
+    (tmp_path / "another_lab" / "late.py").write_text(RULE)
     monkeypatch.syspath_prepend(tmp_path)
-    found, _ = frozen.lay_side_by_side(stored, [], ["dance_grpo", "their_lab.late"])
-    late = found.verdicts["their_lab.late"]
+    found, _ = frozen.lay_side_by_side(stored, [], ["dance_grpo", "another_lab.late"])
+    late = found.verdicts["another_lab.late"]
     assert late.zero_share == pytest.approx(0.75, abs=1e-6)
     assert late.early_share == 0
     assert found.verdicts["dance_grpo"].zero_share == 0

@@ -139,7 +139,7 @@ def coca(world, window, floor):
                 if trained[i, n]:
                     shaped[i, n] = good * (floor + (1 - floor) * sum(share[n:]))
         known = shaped[np.isfinite(shaped)]
-        out.append(np.nan_to_num((shaped - known.mean()) / (known.std(ddof=1) + 1e-6)))
+        out.append(clip(np.nan_to_num((shaped - known.mean()) / (known.std(ddof=1) + 1e-6))))
     return np.stack(out)
 
 

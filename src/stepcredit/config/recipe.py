@@ -59,6 +59,11 @@ class Training(Strict):
     ema: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the moving average of the trained weights per iteration; null for none. It is what is evaluated."""
 
+    @property
+    def planned(self) -> int | None:
+        """Iterations, where they are known beforehand: a budget may end a run at any of them."""
+        return self.iterations if self.budget is None else None
+
 
 class Evaluation(Strict):
     """What is looked at during and after training, always with the same captions and the same noise."""

@@ -11,9 +11,9 @@ from stepcredit.records import StepReport
 
 
 class ConsoleTracker:
-    """Shows progress; a line of rewards every `every` iterations."""
+    """Shows progress; a line of rewards every `every` iterations. None: nobody knows how many there will be."""
 
-    def __init__(self, console: Console, iterations: int, *, every: int, done: int = 0) -> None:
+    def __init__(self, console: Console, iterations: int | None, *, every: int, done: int = 0) -> None:
         self._console, self._every, self._iterations = console, every, iterations
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -38,7 +38,7 @@ class ConsoleTracker:
 
     def log(self, report: StepReport) -> None:
         self._progress.advance(self._bar)
-        if report.iteration % self._every == 0 or report.iteration == self._iterations - 1:
+        if report.iteration % self._every == 0 or report.iteration + 1 == self._iterations:
             rewards = [
                 f"{name.removeprefix('reward/')} {value:.4f}"
                 for name, value in report.metrics.items()

@@ -88,10 +88,15 @@ def render(reader: RunReader) -> str:
 
 def state(story: Story) -> str:
     """Where the run is, in words."""
-    done, total = len(story.metrics), story.run.iterations
+    done, budget = len(story.metrics), story.run.recipe["training"].get("budget")
     if story.run.result() is not None:
         return f"finished after {done} iterations"
-    return f"{done} of {total} iterations" if done else "nothing trained yet"
+    if not done:
+        return "nothing trained yet"
+    if budget is not None:
+        spent = sum(line["cost/forwards"] for line in story.metrics)
+        return f"{done} iterations, {spent:,.0f} of {budget:,} network forwards"
+    return f"{done} of {story.run.iterations} iterations"
 
 
 def verdict(story: Story, rows: list[Difference]) -> list[str]:
