@@ -1,6 +1,6 @@
 """`stepcredit bench credit`: every rule on flows whose gradient is known, at equal cost; and what else can be known."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, cast
@@ -56,9 +56,7 @@ def rules(chosen: Sequence[str] | None = None) -> dict[str, Method]:
     return found
 
 
-def judge_rules(
-    methods: dict[str, Method], *, groups: int, seeds: int, console: Console, train_last: bool = True
-) -> list[Row]:
+def judge_rules(methods: dict[str, Method], *, groups: int, seeds: int, console: Console) -> list[Row]:
     """Every rule on every sampler and problem; a single estimate costs as much as four plain groups.
 
     A group costs a forward for each step, three for each trained move with credit (forward and backward), one for each
@@ -73,8 +71,8 @@ def judge_rules(
                 found: dict[str, list[Quality]] = {name: [] for name in methods}
                 axes = sorted({objective.axis for objective in objectives})
                 for seed in range(seeds):
-                    draw = _drawer(sampler, objectives, groups, seed, train_last)
-                    plain = draw(method_class("dance_grpo")())
+                    draw = _drawer(sampler, objectives, groups, seed)
+                    plain = draw(cast(Method, method_class("dance_grpo")()))
                     spreads = plain.evidence.rewards.flatten(0, 1).std(0)
                     true = oracle.truth(sampler, objectives, spreads)
                     true[~plain.plan.trained[0, 0]] = 0  # a step that nobody trains is nobody's fault
@@ -106,13 +104,13 @@ def _on(method: Method, kernel: str) -> Method:
 
 
 def _drawer(
-    sampler: oracle.Sampler, objectives: tuple[oracle.Objective, ...], groups: int, seed: int, last: bool
-) -> Any:
+    sampler: oracle.Sampler, objectives: tuple[oracle.Objective, ...], groups: int, seed: int
+) -> Callable[[Method], Draws]:
     """Draws, made once for all methods with the same plan and noise."""
 
     @cache
     def cached(key: str) -> Draws:
-        return oracle.draw(sampler, objectives, kept[key], groups=groups, group_size=GROUP, seed=seed, train_last=last)
+        return oracle.draw(sampler, objectives, kept[key], groups=groups, group_size=GROUP, seed=seed, train_last=True)
 
     kept: dict[str, Method] = {}
 

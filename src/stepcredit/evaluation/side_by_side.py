@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from stepcredit.credit import advantage, mix
 from stepcredit.credit.diagnostics import pareto_share
 from stepcredit.methods.base import Method
 from stepcredit.records import Evidence
@@ -57,7 +58,7 @@ def _verdict(method: Method, evidence: Evidence) -> Verdict:
     effective = credit * (ratio * loss).to(credit)
     size = effective[trained].abs().mean()
     effective = effective / size.clamp(min=torch.finfo(effective.dtype).tiny)
-    plain = _sum_of_advantages(evidence)[..., None].expand_as(effective)
+    plain = torch.vmap(_summed)(evidence.rewards.double())[..., None].expand_as(effective)
     both = trained & (effective != 0) & (plain != 0)
     half = torch.arange(trained.shape[-1]) < trained.shape[-1] / 2
     weight = effective.abs() * evidence.transitions.native.nan_to_num(posinf=0.0)
@@ -73,10 +74,6 @@ def _verdict(method: Method, evidence: Evidence) -> Verdict:
     )
 
 
-def _sum_of_advantages(evidence: Evidence) -> Float[Tensor, "P G"]:
-    rewards = evidence.rewards.double()
-    known = rewards.isfinite()
-    mean = torch.where(known, rewards, torch.nan).nanmean(1, keepdim=True)
-    offset = torch.where(known, rewards - mean, 0)
-    std = (offset.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
-    return (offset / std.clamp(min=1e-8)).sum(-1)
+def _summed(rewards: Float[Tensor, "G K"]) -> Float[Tensor, " G"]:
+    """The sum of the standardised rewards of a group."""
+    return mix.weighted_sum(advantage.standardise(rewards), torch.ones_like(rewards[0]))

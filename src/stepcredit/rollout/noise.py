@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SHARED = 2**31 - 1  # the "member" whose stream gives a group its common initial noise
+PLAN = 2**31 - 2  # the "prompt" whose stream draws windows and fractions
 
 
 class NoiseStream:

@@ -5,6 +5,7 @@ import torch
 
 from stepcredit.methods.base import Method
 from stepcredit.records import Plan
+from stepcredit.rollout.noise import PLAN
 
 
 def draw(method: Method, *, steps: int, prompts: int, group_size: int, seed: int, iteration: int) -> Plan:
@@ -15,7 +16,7 @@ def draw(method: Method, *, steps: int, prompts: int, group_size: int, seed: int
     training to a few steps; a timestep fraction leaves out steps of each sample at random.
     """
     last = steps if method.train_last else steps - 1
-    random = np.random.default_rng(np.random.SeedSequence((seed, iteration, 2**31 - 2)))
+    random = np.random.default_rng(np.random.SeedSequence((seed, iteration, PLAN)))
     trained = torch.zeros(prompts, group_size, steps, dtype=torch.bool)
     trained[..., :last] = True
     stochastic = trained.clone()

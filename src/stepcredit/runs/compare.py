@@ -196,7 +196,7 @@ def half_width(gains: np.ndarray) -> np.ndarray:
     n = len(gains)
     if n < 2:
         return np.full(gains.shape[1:], np.nan)
-    return stats.t.ppf(0.975, n - 1) * gains.std(0, ddof=1) / np.sqrt(n)
+    return np.asarray(stats.t.ppf(0.975, n - 1) * gains.std(0, ddof=1) / np.sqrt(n))
 
 
 def markdown(found: Comparison) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
-from scipy import stats
 
+from stepcredit.runs.compare import half_width
 from stepcredit.runs.files import write_json, write_text
 
 _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c", "#7a6a00", "#444444")
@@ -17,9 +17,7 @@ _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c", "#
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half a 95 % interval over seeds, by Student's t; NaN for a single one."""
     array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        return float(array.mean()), float("nan")
-    return float(array.mean()), float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return float(array.mean()), float(half_width(array))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -171,7 +169,7 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> None:
             mean = np.mean(smooth, axis=0)
             axes.plot(costs / 1000, mean, color=colour, label=name, linewidth=1.5)
             if len(smooth) > 1:
-                half = stats.t.ppf(0.975, len(smooth) - 1) * np.std(smooth, axis=0, ddof=1) / np.sqrt(len(smooth))
+                half = half_width(np.array(smooth))
                 axes.fill_between(costs / 1000, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
         axes.set_title(f"{score}, training captions", fontsize=10, loc="left")
         axes.set_xlabel("thousand network forwards", fontsize=8)

@@ -1,6 +1,5 @@
 """All rules on one frozen rollout: a heat map of credit for each, how far they agree, and a table."""
 
-from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from textwrap import shorten
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stepcredit.evaluation.side_by_side import SideBySide
+from stepcredit.viewer.benchmarks import table
 
 _COLUMNS = 6
 
@@ -97,7 +97,7 @@ def _order(found: SideBySide, group: int) -> np.ndarray:
 def markdown(found: SideBySide) -> str:
     """A row for each rule."""
     head = ("rule", "zero credit", "sign against the sum", "Pareto share", "in the first half", "mean credit")
-    lines = [_row(head), _row(["---", *["---:"] * 5])]
+    rows = []
     for name, verdict in found.verdicts.items():
         cells = (
             f"{verdict.zero_share:.0%}",
@@ -106,15 +106,11 @@ def markdown(found: SideBySide) -> str:
             f"{verdict.early_share:.0%}",
             f"{verdict.mean:+.2f}",
         )
-        lines.append(_row([name, *cells]))
+        rows.append([name, *cells])
     about = (
         "Shares of trained (sample, step) pairs without credit; of pairs whose credit has the other sign than the sum "
         "of the standardised rewards; of positive credit that goes to its group's Pareto front; of gradient weight in "
         "the first half of the steps; and the mean credit, 0 for a rule that only compares siblings. Credit includes "
         "the factors of a rule's profile and has mean size 1."
     )
-    return "\n".join([*lines, "", about, ""])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return f"{table(head, rows)}\n\n{about}\n"
