@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
+from stepcredit.config.recipe import method_class
 from stepcredit.errors import CreditError, StepcreditError
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import Transitions, transitions
@@ -297,3 +298,17 @@ def test_each_sample_may_train_its_own_steps(method):
 def test_an_abstract_method_has_no_credit():
     with pytest.raises(TypeError, match="abstract"):
         Method()
+
+
+@pytest.mark.parametrize("name", ["flow_grpo", "dpok", "ddpo"])
+def test_a_rule_that_sums_raw_scores_still_shows_every_objective(name):
+    """What people look at has one column per objective: its own advantage, and its weight times its spread."""
+    rewards = evidence().rewards.double() * torch.tensor([1.0, 2.0, 0.5])
+    rewards[0, 0, 1] = torch.nan
+    weights = torch.tensor([1.0, 3.0, 0.0])
+    credit = method_class(name)().credit(evidence(rewards=rewards, weights=weights))
+    expected = (rewards[1] - rewards[1].mean(0)) / rewards[1].std(0)
+    torch.testing.assert_close(credit.advantages[1], expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(credit.coefficients[1, 0], weights * rewards[1].std(0, correction=0))
+    assert credit.advantages[0, 0, 1].isnan()
+    assert credit.coefficients.isfinite().all()

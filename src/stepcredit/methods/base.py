@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stepcredit.config.strict import Strict
-from stepcredit.credit import assign, temporal
+from stepcredit.credit import advantage, assign, temporal
 from stepcredit.flow.transitions import Transitions
 from stepcredit.methods.border import check_credit, check_evidence
 from stepcredit.objective import diagnostics, surrogate
@@ -123,6 +123,8 @@ class Method(Strict):
         check_evidence(evidence, mixes=self.mixes_objectives)
         credit = self.assign(evidence)
         check_credit(credit, evidence, where=inspect.getfile(type(self)))
+        if credit.advantages.shape[-1] != evidence.rewards.shape[-1]:
+            credit = _objective_by_objective(credit, evidence)
         return credit if self.best_of is None else _extremes(credit, self.best_of)
 
     def step_factors(
@@ -190,6 +192,19 @@ def same_for_every_step(
         advantages=advantages,
         coefficients=coefficients.expand_as(advantages).clone(),
         strength=torch.zeros_like(mixed),
+    )
+
+
+@torch.no_grad()
+def _objective_by_objective(credit: Credit, evidence: Evidence) -> Credit:
+    """The parts of a rule that sums raw scores, as people look at them: each objective's own advantage, and what it
+    counted in the sum, its weight times its spread in the group."""
+    rewards = torch.where(evidence.rewards.isfinite(), evidence.rewards, torch.nan).to(credit.mixed)
+    spread = (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1, keepdim=True).sqrt()
+    return replace(
+        credit,
+        advantages=torch.vmap(advantage.standardise)(rewards),
+        coefficients=(evidence.weights.to(rewards) * spread).nan_to_num(0.0).expand_as(rewards).clone(),
     )
 
 
