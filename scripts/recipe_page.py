@@ -117,6 +117,8 @@ def words(annotation: Any) -> str:
         return words(inside[0])
     if origin is list:
         return f"list of {words(inside[0])}"
+    if origin is tuple and inside[-1] is ...:
+        return f"list of {words(inside[0])}"
     if origin is tuple:
         return f"{len(inside)} numbers"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -6,8 +6,9 @@ import torch
 import transformers.utils.logging
 from hypothesis import settings
 
+from stepcredit.build import open_generator
 from stepcredit.config.policies import Flux, Full, LoRA
-from stepcredit.policies.flux import FluxPolicy
+from stepcredit.policies.generator import Generator
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -17,9 +18,9 @@ settings.load_profile("stepcredit")
 
 
 @pytest.fixture
-def lora_policy() -> FluxPolicy:
+def lora_policy() -> Generator:
     """The embedded generator with a LoRA whose effect is not zero."""
-    policy = FluxPolicy(Flux(resolution=32, max_tokens=12, surface=LoRA(rank=4)))
+    policy = open_generator(Flux(resolution=32, max_tokens=12, surface=LoRA(rank=4)))
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
@@ -27,6 +28,6 @@ def lora_policy() -> FluxPolicy:
 
 
 @pytest.fixture
-def full_policy() -> FluxPolicy:
+def full_policy() -> Generator:
     """The embedded generator, all transformer weights trainable."""
-    return FluxPolicy(Flux(resolution=32, max_tokens=12, surface=Full()))
+    return open_generator(Flux(resolution=32, max_tokens=12, surface=Full()))

@@ -35,6 +35,8 @@ _HIDDEN = 8
 class FakePolicy:
     """Implements `protocols.Policy`. The weights depend on the seed alone."""
 
+    prediction, fps = "velocity", None
+
     def __init__(self, seed: int = 0) -> None:
         self.device, self.dtype = torch.device("cpu"), torch.float32
         generator = torch.Generator().manual_seed(seed)
@@ -57,6 +59,12 @@ class FakePolicy:
 
     def levels(self, steps: int, shift: float | None) -> Tensor:
         return schedules.linear(steps) if shift is None else schedules.shifted(steps, shift=shift)
+
+    def trainable(self, levels: Tensor) -> Tensor:
+        return torch.ones(len(levels) - 1, dtype=torch.bool)
+
+    def start(self, noise: Tensor, level: Tensor) -> Tensor:
+        return noise
 
     def velocity(self, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
         told = torch.cat([latents.flatten(1), level[:, None], condition.tensors["words"]], dim=1)
@@ -102,7 +110,7 @@ class Brightness:
         self.outputs = (name,)
 
     def numbers(self, batch: RewardBatch) -> np.ndarray:
-        return batch.images.reshape(len(batch.images), -1).mean(1) / 255
+        return batch.media.reshape(len(batch.media), -1).mean(1) / 255
 
     def score(self, batch: RewardBatch) -> RewardOutput:
         return RewardOutput({self.outputs[0]: self.numbers(batch)})
@@ -115,7 +123,7 @@ class Contrast(Brightness):
     """How much a picture's pixels differ."""
 
     def numbers(self, batch: RewardBatch) -> np.ndarray:
-        return batch.images.reshape(len(batch.images), -1).std(1) / 255
+        return batch.media.reshape(len(batch.media), -1).std(1) / 255
 
 
 class Raising(Brightness):
@@ -125,7 +133,7 @@ class Raising(Brightness):
 
 class NotANumber(Brightness):
     def numbers(self, batch: RewardBatch) -> np.ndarray:
-        return np.full(len(batch.images), np.nan)
+        return np.full(len(batch.media), np.nan)
 
 
 class Infinite(Brightness):
@@ -144,7 +152,7 @@ class WrongLength(Brightness):
 
 class Constant(Brightness):
     def numbers(self, batch: RewardBatch) -> np.ndarray:
-        return np.full(len(batch.images), 0.25)
+        return np.full(len(batch.media), 0.25)
 
 
 class RecordingSGD(torch.optim.SGD):
@@ -176,7 +184,7 @@ def noise_pictures(count: int, seed: int = 0, height: int = 8, width: int = 8) -
 def make_recipe(names: Sequence[str] = ("brightness",), **sections: object) -> Recipe:
     """A small recipe; `sections` are recipe keys, and dictionaries are laid over the small settings below."""
     data: dict[str, object] = {
-        "policy": {"resolution": 8},
+        "policy": {"type": "flux", "resolution": 8},
         "prompts": {"type": "list", "prompts": list(PROMPTS)},
         "rollout": {"prompts": 2, "group_size": 4, "steps": 4, "micro_batch": 8},
         "method": {"type": "dance_grpo"},

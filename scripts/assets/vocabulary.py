@@ -2,6 +2,7 @@
 
 import string
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -11,8 +12,9 @@ from stepcredit.scenes.captions import every_caption
 LENGTH = 12  # the longest caption has 8 words; begin and end marks make 10
 
 
-def words() -> list[str]:
-    return sorted({word for caption in every_caption() for word in str(caption).split()})
+def words(captions: Iterable[object] | None = None) -> list[str]:
+    """Every word of these captions, by default of the still world's."""
+    return sorted({word for caption in captions or every_caption() for word in str(caption).split()})
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -42,9 +44,9 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return joined
 
 
-def t5_tokenizer() -> T5Tokenizer:
-    """A unigram tokenizer with one piece per word."""
+def t5_tokenizer(known: Sequence[str] | None = None, length: int = LENGTH) -> T5Tokenizer:
+    """A unigram tokenizer with one piece per known word, by default of the still world's."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(f"▁{word}", -3.0) for word in words()]
+    pieces += [(f"▁{word}", -3.0) for word in known or words()]
     pieces += [(letter, -12.0) for letter in ["▁", *string.ascii_lowercase]]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)

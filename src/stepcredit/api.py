@@ -22,7 +22,7 @@ from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
-from stepcredit.policies.flux import FluxPolicy
+from stepcredit.policies.generator import Generator
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
 from stepcredit.runs.environment import describe
@@ -155,7 +155,7 @@ def _run(
             markup=False,
         )
         return Run(folder.path, [], interrupt.signal)
-    console.print(differences(rows, {reward.label for reward in recipe.rewards}))
+    console.print(differences(rows, set(recipe.objectives)))
     places = {
         "before and after": folder.path / "before_after.png",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
@@ -236,7 +236,7 @@ def sample(
     return path
 
 
-def _weights(run: Path, policy: FluxPolicy, recipe: Recipe, *, raw: bool) -> list[Tensor]:
+def _weights(run: Path, policy: Generator, recipe: Recipe, *, raw: bool) -> list[Tensor]:
     """The trained values of a run's newest checkpoint; the run must have the same base and the same surface."""
     other = load_recipe(RunReader(run).path / "run.yaml")
     if other.policy != recipe.policy:

@@ -8,17 +8,28 @@ from typing import cast
 
 import torch
 
-from stepcredit.config.policies import Flux
+from stepcredit.config.policies import PolicyChoice
 from stepcredit.config.recipe import Recipe
-from stepcredit.config.rewards import HPS, Aesthetic, ClipT, Composition, Custom, Diversity, RewardChoice
+from stepcredit.config.rewards import (
+    HPS,
+    Aesthetic,
+    ClipT,
+    Composition,
+    Custom,
+    Diversity,
+    Motion,
+    RewardChoice,
+    VideoAlign,
+)
 from stepcredit.config.tracking import TensorBoard, TrackingChoice, Trackio, WandB
 from stepcredit.flow.transitions import transitions
 from stepcredit.folders import resolve
 from stepcredit.methods.base import Method
-from stepcredit.policies.flux import FluxPolicy
+from stepcredit.policies.family import Family
+from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import from_settings
 from stepcredit.protocols import Reward, Tracker
-from stepcredit.rewards import aesthetic, clip, clip_t, composition, custom, diversity, hps
+from stepcredit.rewards import aesthetic, clip, clip_t, composition, custom, diversity, hps, motion
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
@@ -28,10 +39,30 @@ from stepcredit.training.loop import Judges
 from stepcredit.training.step import Trainer
 from stepcredit.training.update import Recompute
 
+FAMILIES = {
+    "flux": "stepcredit.policies.flux:FluxFamily",
+    "sd3": "stepcredit.policies.sd3:SD3Family",
+    "wan": "stepcredit.policies.wan:WanFamily",
+    "qwen_image": "stepcredit.policies.qwen_image:QwenImageFamily",
+    "sd": "stepcredit.policies.sd:SDFamily",
+}
+"""`policy.type` and its adapter; imported when it is needed, since each pulls in a pipeline of its own."""
 
-def build_policy(recipe: Recipe) -> FluxPolicy:
-    """The generator, with its trainable surface attached."""
-    return FluxPolicy(cast(Flux, recipe.policy), seed=recipe.seed)
+
+def family(settings: PolicyChoice) -> type[Family]:
+    """The adapter that these settings ask for."""
+    module, _, name = FAMILIES[settings.type].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def open_generator(settings: PolicyChoice, *, seed: int = 0) -> Generator:
+    """A generator, with its trainable surface attached."""
+    return Generator(family(settings), settings, seed=seed)
+
+
+def build_policy(recipe: Recipe) -> Generator:
+    """The recipe's generator."""
+    return open_generator(recipe.policy, seed=recipe.seed)
 
 
 def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
@@ -62,7 +93,9 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
         update=Recompute(
             policy=policy,
             method=method,
-            transitions=transitions(method.kernel, levels, noise_level=method.noise_level),
+            transitions=transitions(
+                method.kernel, levels, noise_level=method.noise_level, prediction=policy.prediction
+            ),
             updates=training.updates,
             passes=training.passes,
             micro_batch=training.micro_batch,
@@ -102,20 +135,25 @@ def build_rewards(settings: Sequence[RewardChoice]) -> RewardSuite:
 
 def build_reward(settings: RewardChoice) -> Reward:
     """One scorer."""
+    name = settings.labels[0]
     match settings:
         case ClipT():
-            return clip_t.ClipT(clip.load_clip(resolve(settings.weights, "clip_scenes")), name=settings.label)
+            return clip_t.ClipT(clip.load_clip(resolve(settings.weights, "clip_scenes")), name=name)
         case HPS():
-            return hps.HPS(clip.load_clip(resolve(settings.weights, "hps_scenes")), name=settings.label)
+            return hps.HPS(clip.load_clip(resolve(settings.weights, "hps_scenes")), name=name)
         case Aesthetic():
             embedded = Path(resolve("scenes", "aesthetic_scenes")) / "head.safetensors"
             head = Path(settings.head) if settings.head else embedded
-            return aesthetic.Aesthetic(
-                clip.load_clip(resolve(settings.weights, "clip_scenes")), head, name=settings.label
-            )
+            return aesthetic.Aesthetic(clip.load_clip(resolve(settings.weights, "clip_scenes")), head, name=name)
         case Composition():
-            return composition.Composition(name=settings.label)
+            return composition.Composition(name=name)
+        case VideoAlign():
+            video_align = importlib.import_module("stepcredit.rewards.video_align")  # a vision-language model
+            model = video_align.load_video_align(resolve(settings.weights, "video_align_scenes"))
+            return video_align.VideoAlign(model, outputs=tuple(settings.outputs), prefix=settings.name or "")
+        case Motion():
+            return motion.Motion(name=name)
         case Diversity():
-            return diversity.Diversity(name=settings.label)
+            return diversity.Diversity(name=name)
         case Custom():
-            return custom.Custom(settings.path, name=settings.label)
+            return custom.Custom(settings.path, name=name)

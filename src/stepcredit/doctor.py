@@ -44,11 +44,11 @@ def scenes_are_recognised() -> str:
 
 def policy_draws() -> str:
     """The embedded generator loads and draws a picture that is neither blank nor broken."""
+    from stepcredit.build import open_generator
     from stepcredit.config.policies import Flux
     from stepcredit.evaluation.held_out import draw_pictures
-    from stepcredit.policies.flux import FluxPolicy
 
-    policy = FluxPolicy(Flux(resolution=32, max_tokens=12))
+    policy = open_generator(Flux(resolution=32, max_tokens=12))
     picture = draw_pictures(policy, ["a red circle"], members=1, steps=4, shift=None, seed=0, micro_batch=1)
     assert picture.std() > 1, "the embedded generator drew a blank picture; install again"
     return f"embedded generator draws on {policy.device}"

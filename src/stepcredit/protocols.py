@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
@@ -25,6 +25,16 @@ class Policy(Protocol):
         """Of the network; says how exactly a recomputed log-probability can agree."""
         ...
 
+    @property
+    def prediction(self) -> Literal["velocity", "noise"]:
+        """What the network predicts by itself; per-step weights are told apart by it."""
+        ...
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the videos that it draws; None for pictures."""
+        ...
+
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Conditions for distinct prompts, one row each."""
         ...
@@ -37,14 +47,22 @@ class Policy(Protocol):
         """The noise levels of a sampler with this many steps; `shift=None` is the model's own schedule."""
         ...
 
+    def trainable(self, levels: Float[Tensor, " L"]) -> Bool[Tensor, " N"]:
+        """Which transitions are decided by what is trained; a model with two experts may train one."""
+        ...
+
+    def start(self, noise: Float[Tensor, "B *latent"], level: Float[Tensor, ""]) -> Float[Tensor, "B *latent"]:
+        """The first latents, from standard normal noise."""
+        ...
+
     def velocity(
         self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *latent"]:
         """The network: noise minus data."""
         ...
 
-    def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures in [0, 1]."""
+    def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B *frames 3 H W"]:
+        """Pictures or videos in [0, 1]."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from stepcredit.credit.temporal import of_predictions
+from stepcredit.errors import RewardError
 from stepcredit.flow.transitions import Transitions
 
 Compared = Literal["latents", "predictions"]
@@ -139,18 +140,39 @@ def over_prompts(rule: Callable[..., Credit]) -> Callable[..., Credit]:
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Finished pictures with their captions, one row per sample; `groups` says which rows share a prompt."""
+    """Finished pictures, or videos with their frames per second, and their captions, one row per sample; `groups` says
+    which rows share a prompt."""
 
-    images: UInt8[np.ndarray, "B H W 3"]
+    media: UInt8[np.ndarray, "B *frames H W 3"]
     prompts: tuple[str, ...]
     groups: tuple[int, ...]
+    fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.prompts) == len(self.groups):
+        if not len(self.media) == len(self.prompts) == len(self.groups):
             raise ValueError(
-                f"got {len(self.images)} images, {len(self.prompts)} prompts and {len(self.groups)} group numbers; "
+                f"got {len(self.media)} samples, {len(self.prompts)} prompts and {len(self.groups)} group numbers; "
                 "wanted one of each per sample"
             )
+        if (self.media.ndim == 5) != (self.fps is not None):
+            raise ValueError(
+                f"got media of shape {self.media.shape} with fps {self.fps}; videos [B, F, H, W, 3] need their frames "
+                "per second, pictures [B, H, W, 3] have none"
+            )
+
+    @property
+    def images(self) -> UInt8[np.ndarray, "B H W 3"]:
+        """The pictures, for scorers that know no videos."""
+        if self.fps is not None:
+            raise RewardError("this reward scores pictures, and these are videos; take one that scores videos")
+        return self.media
+
+    @property
+    def videos(self) -> UInt8[np.ndarray, "B F H W 3"]:
+        """The videos, for scorers that know no pictures."""
+        if self.fps is None:
+            raise RewardError("this reward scores videos, and these are pictures; take one that scores pictures")
+        return self.media
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,8 @@ def test_a_dry_run_counts_the_pairs_of_a_window_and_of_a_fraction(capsys):
 def test_a_recipe_file_may_come_before_the_flags(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "policy: {resolution: 32}\nprompts: {type: scenes}\nmethod: {type: tcd}\nrewards: [{type: clip_t}]\nseed: 7\n"
+        "policy: {type: flux, resolution: 32}\nprompts: {type: scenes}\nmethod: {type: tcd}\n"
+        "rewards: [{type: clip_t}]\nseed: 7\n"
     )
     assert run("train", str(path), "--rollout.group_size=3", "--dry-run") == 0
     shown = capsys.readouterr().out

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from stepcredit.build import open_generator
 from stepcredit.config.policies import Flux, LoRA
 from stepcredit.errors import RecipeError, WeightsError
-from stepcredit.policies.flux import FluxPolicy
 
 
 def one_velocity(policy):
@@ -33,7 +33,7 @@ def test_full_gradients_reach_the_whole_transformer(full_policy):
 
 
 def test_a_fresh_lora_changes_nothing_and_the_reference_switches_it_off(lora_policy):
-    fresh = FluxPolicy(Flux(resolution=32, max_tokens=12, surface=LoRA(rank=4)))
+    fresh = open_generator(Flux(resolution=32, max_tokens=12, surface=LoRA(rank=4)))
     with torch.no_grad():
         tuned = one_velocity(lora_policy)
         with lora_policy.reference():
@@ -56,7 +56,7 @@ def test_full_reference_stays_while_weights_move(full_policy):
 def test_lora_initialisation_follows_the_seed_and_leaves_the_global_generator_alone():
     state = torch.random.get_rng_state()
     settings = Flux(resolution=32, max_tokens=12, surface=LoRA(rank=4))
-    first, again, other = (FluxPolicy(settings, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (open_generator(settings, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
@@ -64,20 +64,20 @@ def test_lora_initialisation_follows_the_seed_and_leaves_the_global_generator_al
 
 def test_resolution_must_fit_the_autoencoder():
     with pytest.raises(RecipeError, match=r"multiple of 8.*32 and 40"):
-        FluxPolicy(Flux(resolution=36, max_tokens=12))
+        open_generator(Flux(resolution=36, max_tokens=12))
 
 
 def test_missing_partial_and_foreign_folders_say_what_is_wrong(tmp_path, full_policy):
     with pytest.raises(WeightsError, match="there is no folder"):
-        FluxPolicy(Flux(weights=str(tmp_path / "nowhere")))
+        open_generator(Flux(weights=str(tmp_path / "nowhere")))
     with pytest.raises(WeightsError, match=r"no model_index\.json"):
-        FluxPolicy(Flux(weights=str(tmp_path)))
+        open_generator(Flux(weights=str(tmp_path)))
     full_policy.pipe.save_pretrained(tmp_path / "partial")
     for file in (tmp_path / "partial" / "vae").iterdir():
         file.unlink()
     (tmp_path / "partial" / "vae").rmdir()
     with pytest.raises(WeightsError, match="lacks vae"):
-        FluxPolicy(Flux(weights=str(tmp_path / "partial")))
+        open_generator(Flux(weights=str(tmp_path / "partial")))
 
 
 def test_pickled_weights_are_refused(tmp_path, full_policy):
@@ -85,7 +85,7 @@ def test_pickled_weights_are_refused(tmp_path, full_policy):
     weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(WeightsError, match="is a pickle"):
-        FluxPolicy(Flux(weights=str(tmp_path)))
+        open_generator(Flux(weights=str(tmp_path)))
 
 
 def test_a_saved_adapter_notes_its_modules_in_a_fixed_order(lora_policy, tmp_path):

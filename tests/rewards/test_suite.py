@@ -43,7 +43,7 @@ class Several:
     outputs = ("first", "second")
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        return RewardOutput({"first": np.arange(len(batch.images), dtype=float)}, ("the second is out of order",))
+        return RewardOutput({"first": np.arange(len(batch.media), dtype=float)}, ("the second is out of order",))
 
     def fingerprint(self) -> dict[str, str]:
         return {"kind": "several"}
@@ -116,7 +116,7 @@ def test_a_suite_without_rewards_scores_nothing():
 
 
 def test_a_batch_needs_one_caption_and_one_group_per_picture():
-    with pytest.raises(ValueError, match="got 4 images, 1 prompts and 4 group numbers"):
+    with pytest.raises(ValueError, match="got 4 samples, 1 prompts and 4 group numbers"):
         RewardBatch(noise_pictures(4), ("a red circle",), (0, 0, 0, 0))
     with pytest.raises(ValueError, match="3 group numbers"):
         RewardBatch(noise_pictures(4), ("a red circle",) * 4, (0, 0, 0))
@@ -226,7 +226,7 @@ def their_module(tmp_path, monkeypatch):
 def test_a_function_of_ones_own_scores_pictures_and_prompts(their_module):
     reward = Custom(f"{their_module}:darkness", name="dark")
     scores, errors = RewardSuite([reward]).score(PICTURES)
-    wanted = [1 - image.mean() / 255 + len("a red circle") for image in PICTURES.images]
+    wanted = [1 - image.mean() / 255 + len("a red circle") for image in PICTURES.media]
     np.testing.assert_allclose(scores[:, 0], wanted)
     assert errors == ()
     assert reward.fingerprint()["file"].endswith("their_rewards.py")
@@ -294,7 +294,7 @@ def test_an_affine_head_is_read_as_it_is_and_applied(tmp_path):
     clip = FakeClip()
     reward = Aesthetic(clip, tmp_path / "head.safetensors", name="beauty")
     scores = reward.score(PICTURES).scores["beauty"]
-    np.testing.assert_allclose(scores, (clip.pictures(PICTURES.images) @ torch.arange(6.0) + 2).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(scores, (clip.pictures(PICTURES.media) @ torch.arange(6.0) + 2).numpy(), rtol=1e-5)
     before = reward.fingerprint()
     save_file({**head, "bias": torch.tensor([3.0])}, tmp_path / "head.safetensors")
     assert Aesthetic(clip, tmp_path / "head.safetensors").fingerprint()["head"] != before["head"]

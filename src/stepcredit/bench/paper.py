@@ -195,7 +195,7 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
         columns = []
         for step in range(latents.shape[2]):
             images = decode(trainer.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
-            columns.append(trainer.rewards.score(RewardBatch(images, texts, groups))[0])
+            columns.append(trainer.rewards.score(RewardBatch(images, texts, groups, trainer.policy.fps))[0])
         return np.stack(columns, axis=1)  # [B, steps, K]
 
     similarity = np.diff(trajectory.similarity.flatten(0, 1).double().numpy(), axis=1)[:, :-1]

@@ -16,6 +16,9 @@ def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def label(reward: Mapping[str, Any]) -> str:
-    """What a reward is called in tables: its name, or the function of a custom one, or its type."""
-    return str(reward.get("name") or reward.get("path", reward["type"]).rsplit(":", 1)[-1])
+def labels(reward: Mapping[str, Any]) -> list[str]:
+    """What the outputs of a reward are called in tables: its name, or the function of a custom one, or its type; with
+    several outputs, their own names after its name, if it has one."""
+    if reward.get("outputs"):
+        return [f"{reward['name']}.{output}" if reward.get("name") else output for output in reward["outputs"]]
+    return [str(reward.get("name") or reward.get("path", reward["type"]).rsplit(":", 1)[-1])]

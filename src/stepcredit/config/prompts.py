@@ -16,6 +16,14 @@ class ScenesPrompts(Strict):
     """Which captions."""
 
 
+class MovingScenesPrompts(Strict):
+    """Captions of the drawn world in motion, every kind equally often."""
+
+    type: Literal["moving_scenes"] = "moving_scenes"
+    split: Literal["training", "held_out", "new_combinations"] = "training"
+    """Which captions."""
+
+
 class FilePrompts(Strict):
     """A UTF-8 text file, one prompt a line."""
 
@@ -32,4 +40,4 @@ class ListedPrompts(Strict):
     """The prompts."""
 
 
-PromptChoice = Annotated[ScenesPrompts | FilePrompts | ListedPrompts, Field(discriminator="type")]
+PromptChoice = Annotated[ScenesPrompts | MovingScenesPrompts | FilePrompts | ListedPrompts, Field(discriminator="type")]

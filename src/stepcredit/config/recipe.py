@@ -133,7 +133,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _distinct_objectives(self) -> "Recipe":
-        names = [reward.label for reward in (*self.rewards, *self.held_out)]
+        names = [name for reward in (*self.rewards, *self.held_out) for name in reward.labels]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
@@ -142,6 +142,12 @@ class Recipe(Strict):
             )
         if self.output.keep_best is not None and self.output.keep_best not in names:
             raise ValueError(f'output.keep_best is "{self.output.keep_best}"; {nearest(self.output.keep_best, names)}')
+        for reward in (*self.rewards, *self.held_out):
+            if self.policy.medium not in reward.scores:
+                raise ValueError(
+                    f"reward {', '.join(reward.labels)} scores {' and '.join(reward.scores)}s, and policy.type "
+                    f"{self.policy.type} draws {self.policy.medium}s; take a reward that fits"
+                )
         check = getattr(self.method, "check", None)
         if check is not None:
             check(steps=self.rollout.steps, group_size=self.rollout.group_size)
@@ -151,6 +157,16 @@ class Recipe(Strict):
                 "remove the weights, or take a method that sums (dance_grpo, flow_grpo)"
             )
         return self
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the K objectives; one reward may have several."""
+        return [name for reward in self.rewards for name in reward.labels]
+
+    @property
+    def objective_weights(self) -> list[float]:
+        """Weight of each objective, for methods that sum them."""
+        return [reward.weight for reward in self.rewards for _ in reward.labels]
 
     @property
     def method_name(self) -> str:

@@ -1,6 +1,6 @@
 """Rewards that a recipe can name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,16 @@ from stepcredit.config.strict import Strict
 class RewardSettings(Strict):
     """What all rewards share."""
 
+    scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image",)
+
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """How the objective is called in tables; null is its type."""
     weight: float = 1.0
-    """Weight for methods that sum objectives."""
+    """Weight for methods that sum objectives; of each output, where a reward has several."""
 
     @property
-    def label(self) -> str:
-        return keys.label(dict(self))
+    def labels(self) -> list[str]:
+        return keys.labels(dict(self))
 
 
 class ClipT(RewardSettings):
@@ -53,8 +55,33 @@ class Composition(RewardSettings):
     type: Literal["composition"] = "composition"
 
 
+Output = Literal["vq", "mq", "ta", "overall"]
+
+
+class VideoAlign(RewardSettings):
+    """VideoAlign: visual quality, motion quality and text alignment of a video, from one look at it."""
+
+    scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("video",)
+
+    type: Literal["video_align"] = "video_align"
+    outputs: Annotated[tuple[Output, ...], Field(min_length=1)] = ("vq", "mq", "ta")
+    """Which of its outputs are objectives; `overall` is the sum of the three."""
+    weights: str = "scenes"
+    """A folder with a Qwen2-VL and its reward head; `scenes` is the tiny one inside the package."""
+
+
+class Motion(RewardSettings):
+    """Exact: are the things, colours and motions of a video those of the caption? Moving scenes only."""
+
+    scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("video",)
+
+    type: Literal["motion"] = "motion"
+
+
 class Diversity(RewardSettings):
-    """How different the pictures of one prompt are from each other."""
+    """How different the pictures or videos of one prompt are from each other."""
+
+    scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image", "video")
 
     type: Literal["diversity"] = "diversity"
 
@@ -62,9 +89,13 @@ class Diversity(RewardSettings):
 class Custom(RewardSettings):
     """A reward of your own: a function or class in an importable module."""
 
+    scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image", "video")
+
     type: Literal["custom"] = "custom"
     path: str
-    """`package.module:name`; called as name(images, prompts) -> one score each."""
+    """`package.module:name`; called as name(pictures or videos, prompts) -> one score each."""
 
 
-RewardChoice = Annotated[ClipT | HPS | Aesthetic | Composition | Diversity | Custom, Field(discriminator="type")]
+RewardChoice = Annotated[
+    ClipT | HPS | Aesthetic | Composition | VideoAlign | Motion | Diversity | Custom, Field(discriminator="type")
+]

@@ -1,56 +1,98 @@
-"""What of a network is trained: low-rank adapters or all weights; always in float32."""
+"""What of a generator is trained: low-rank adapters, or weights themselves; always in float32."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig
 
-from stepcredit.config.policies import LoRA, SurfaceChoice
+from stepcredit.config.policies import Full, LoRA, SurfaceChoice
+from stepcredit.errors import RecipeError
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 class Surface:
-    """The trained parameters of one network, and a way back to the network before training."""
+    """The trained parameters of one or two networks, and a way back to the networks before training.
 
-    def __init__(self, network: Any, settings: SurfaceChoice, preset: list[str], *, seed: int) -> None:
-        self.network, self.settings = network, settings  # a diffusers model; its adapter methods are untyped
-        self._reference: torch.nn.Module | None = None
-        network.requires_grad_(False)
-        if isinstance(settings, LoRA):
-            config = LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha or 2 * settings.rank,
-                target_modules=settings.targets or preset,
-                init_lora_weights="gaussian",
-            )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)  # peft initialises from the global generator
-                network.add_adapter(config)
-        else:
-            network.requires_grad_(True)
+    `feed_forward` are the name endings of the family's feed-forward layers; attention layers are called alike in all.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Any], settings: SurfaceChoice, feed_forward: Sequence[str], *, seed: int
+    ) -> None:
+        self.networks, self.settings = networks, settings  # diffusers models; their adapter methods are untyped
+        self._reference: dict[str, torch.nn.Module] = {}
+        for network in networks.values():
+            network.requires_grad_(False)
+            if isinstance(settings, LoRA):
+                config = LoraConfig(
+                    r=settings.rank,
+                    lora_alpha=settings.alpha or 2 * settings.rank,
+                    target_modules=targets(network, settings.targets, feed_forward),
+                    init_lora_weights="gaussian",
+                )
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)  # peft initialises from the global generator
+                    network.add_adapter(config)
+            else:
+                _choose(network, settings.modules)
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        return [p for network in self.networks.values() for p in network.parameters() if p.requires_grad]
 
     def keep_reference(self) -> None:
-        """Full training: copy the network now, so that `reference` has something to go back to."""
-        if not isinstance(self.settings, LoRA) and self._reference is None:
-            self._reference = copy.deepcopy(self.network).requires_grad_(False)
+        """Full training: copy the networks now, so that `reference` has something to go back to."""
+        if isinstance(self.settings, Full) and not self._reference:
+            self._reference = {
+                name: copy.deepcopy(network).requires_grad_(False) for name, network in self.networks.items()
+            }
 
     @contextmanager
-    def reference(self) -> Iterator[torch.nn.Module]:
-        """The network before training: adapters switched off, or the copy made by `keep_reference`."""
-        if self._reference is not None:
+    def reference(self) -> Iterator[Mapping[str, Any]]:
+        """The networks before training: adapters switched off, or the copies made by `keep_reference`."""
+        if self._reference:
             yield self._reference
         elif isinstance(self.settings, LoRA):
-            self.network.disable_adapters()
+            for network in self.networks.values():
+                network.disable_adapters()
             try:
-                yield self.network
+                yield self.networks
             finally:
-                self.network.enable_adapters()
+                for network in self.networks.values():
+                    network.enable_adapters()
         else:
             raise RuntimeError("the reference of a fully trained network was not kept; call keep_reference() first")
+
+
+def targets(network: torch.nn.Module, wanted: str | list[str], feed_forward: Sequence[str]) -> list[str]:
+    """The full names of the adapted linear layers; modulation and embedders are none of the presets'."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    if isinstance(wanted, str):
+        endings = tuple(f".{end}" for end in (*ATTENTION, *(feed_forward if wanted == "blocks" else ())))
+        return [name for name in linear if "blocks." in name and name.endswith(endings)]
+    found = [name for name in linear if name.endswith(tuple(wanted))]
+    useless = [end for end in wanted if not any(name.endswith(end) for name in linear)]
+    if useless:
+        known = sorted({".".join(part for part in name.split(".") if not part.isdigit()) for name in linear})
+        raise RecipeError(
+            f"policy.surface.targets: no linear layer ends in {', '.join(useless)}; there are: {', '.join(known)}"
+        )
+    return found
+
+
+def _choose(network: torch.nn.Module, words: list[str] | None) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    useless = [word for word in words or () if not any(word in name for name in names)]
+    if useless:
+        known = sorted({name.split(".")[0] for name in names})
+        raise RecipeError(
+            f"policy.surface.modules: no parameter has {', '.join(useless)} in its name; they begin with: "
+            f"{', '.join(known)}"
+        )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(words is None or any(word in name for word in words))

@@ -4,9 +4,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepcredit.config.prompts import FilePrompts, ListedPrompts, PromptChoice
+from stepcredit.config.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice
 from stepcredit.errors import PromptError
-from stepcredit.scenes.captions import Split, balanced, split
+from stepcredit.scenes import captions, moving
+from stepcredit.scenes.captions import HasKind, balanced
 
 
 class Listed:
@@ -29,11 +30,11 @@ class Listed:
 
 
 class Scenes:
-    """Captions of the drawn world, every kind equally often."""
+    """Captions of a drawn world, every kind equally often."""
 
-    def __init__(self, name: Split) -> None:
-        self._captions = split(name)
-        self.prompts = tuple(str(caption) for caption in self._captions)
+    def __init__(self, captions: Sequence[HasKind]) -> None:
+        self._captions = captions
+        self.prompts = tuple(str(caption) for caption in captions)
 
     def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
         mixed = random.Random(f"{seed}-{iteration}").getrandbits(32)
@@ -64,4 +65,6 @@ def from_settings(settings: PromptChoice) -> Listed | Scenes:
         return Listed(read_file(settings.path))
     if isinstance(settings, ListedPrompts):
         return Listed(settings.prompts)
-    return Scenes(settings.split)
+    if isinstance(settings, MovingScenesPrompts):
+        return Scenes(moving.split(settings.split))
+    return Scenes(captions.split(settings.split))

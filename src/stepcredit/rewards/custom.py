@@ -11,14 +11,15 @@ from stepcredit.records import RewardBatch, RewardOutput
 
 
 class Custom:
-    """Calls `function(images uint8 [B, H, W, 3], prompts) -> B numbers`."""
+    """Calls `function(media, prompts) -> B numbers`; media are uint8, pictures `[B, H, W, 3]` or videos
+    `[B, F, H, W, 3]`."""
 
     def __init__(self, path: str, *, name: str) -> None:
         self.outputs = (name,)
         self._path, self._function = path, _find(path)
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        return RewardOutput({self.outputs[0]: np.asarray(self._function(batch.images, batch.prompts), dtype=float)})
+        return RewardOutput({self.outputs[0]: np.asarray(self._function(batch.media, batch.prompts), dtype=float)})
 
     def fingerprint(self) -> dict[str, str]:
         return {"path": self._path, "file": _source(self._function) or "unknown"}

@@ -13,7 +13,7 @@ class Diversity:
         self.outputs = (name,)
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        flat = batch.images.reshape(len(batch.images), -1) / 255.0
+        flat = batch.media.reshape(len(batch.media), -1) / 255.0
         groups, scores = np.array(batch.groups), np.full(len(flat), np.nan)
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)

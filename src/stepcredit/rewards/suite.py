@@ -24,7 +24,7 @@ class RewardSuite:
             got, reasons = _ask(reward, batch)
             columns += [got[name] for name in reward.outputs]
             errors += reasons
-        return np.stack(columns, axis=1) if columns else np.empty((len(batch.images), 0)), tuple(errors)
+        return np.stack(columns, axis=1) if columns else np.empty((len(batch.media), 0)), tuple(errors)
 
     def joined(self, other: "RewardSuite") -> "RewardSuite":
         """Both, this one first."""
@@ -36,7 +36,7 @@ class RewardSuite:
 
 def _ask(reward: Reward, batch: RewardBatch) -> tuple[dict[str, np.ndarray], list[str]]:
     """One reward's columns; whatever is wrong with them becomes NaN and a sentence."""
-    count = len(batch.images)
+    count = len(batch.media)
     nothing = {name: np.full(count, np.nan) for name in reward.outputs}
     label = "+".join(reward.outputs)
     try:

@@ -54,6 +54,7 @@ def roll_out(
     streams = [NoiseStream(seed, iteration, p, member) for p in range(prompts) for member in range(group_size)]
     rows = torch.arange(prompts).repeat_interleave(group_size)
 
+    start = policy.start(start, levels[0].to(start))
     stochastic = plan.stochastic.flatten(0, 1)
     parts = [
         _roll_out_rows(
@@ -133,17 +134,17 @@ def _move(
 @torch.no_grad()
 def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tensor) -> Tensor:
     """Finished latents `[B, *latent]` of the deterministic sampler, remembering nothing."""
-    x = noise.to(policy.device)
+    x = policy.start(noise, levels[0].to(noise)).to(policy.device)
     for level, next_level in zip(levels[:-1].to(x), levels[1:].to(x), strict=True):
         x = KERNELS["ode"](x, policy.velocity(x, level.expand(len(x)), condition), level, next_level).mean
     return x
 
 
 @torch.no_grad()
-def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B H W 3"]:
-    """Pictures of final latents, 0 to 255; latents that are not finite become black."""
-    pictures = torch.cat([policy.decode(part) for part in latents.split(micro_batch)])
-    return (pictures.nan_to_num(0.0) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
+    """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""
+    media = torch.cat([policy.decode(part) for part in latents.split(micro_batch)])
+    return (media.nan_to_num(0.0) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def count_unusable(trajectory: Trajectory) -> int:

@@ -2,18 +2,29 @@
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from stepcredit.methods.base import Method
 from stepcredit.records import Plan
 from stepcredit.rollout.noise import PLAN
 
 
-def draw(method: Method, *, steps: int, prompts: int, group_size: int, seed: int, iteration: int) -> Plan:
+def draw(
+    method: Method,
+    *,
+    steps: int,
+    prompts: int,
+    group_size: int,
+    seed: int,
+    iteration: int,
+    trainable: Bool[torch.Tensor, " N"] | None = None,
+) -> Plan:
     """The plan of one iteration, a pure function of its arguments.
 
     Every transition is stochastic and trained but the last, which ends without noise so that what is decoded is the
     clean prediction; unless it is trained as well or the method wants the noisy end. A window confines noise and
-    training to a few steps; a timestep fraction leaves out steps of each sample at random.
+    training to a few steps; a timestep fraction leaves out steps of each sample at random. Steps that are not
+    `trainable`, because another network decides them, follow the ODE.
     """
     last = steps if method.train_last else steps - 1
     random = np.random.default_rng(np.random.SeedSequence((seed, iteration, PLAN)))
@@ -28,6 +39,8 @@ def draw(method: Method, *, steps: int, prompts: int, group_size: int, seed: int
         begin = torch.from_numpy(first)[:, None, None]
         trained = trained & (at >= begin) & (at < begin + window.size)
         stochastic = trained.clone()
+    if trainable is not None:
+        trained, stochastic = trained & trainable, stochastic & trainable
     if method.final_state == "x_N":
         stochastic[..., -1] = True
     if method.timestep_fraction < 1:

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from stepcredit.config.keys import label
+from stepcredit.config.keys import labels
 from stepcredit.errors import RunError
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
@@ -88,12 +88,12 @@ class RunReader:
     @property
     def trained(self) -> list[str]:
         """The objectives, in order."""
-        return [label(reward) for reward in self.recipe["rewards"]]
+        return [name for reward in self.recipe["rewards"] for name in labels(reward)]
 
     @property
     def held_out(self) -> list[str]:
         """What is measured and never trained on."""
-        return [label(reward) for reward in self.recipe["held_out"]]
+        return [name for reward in self.recipe["held_out"] for name in labels(reward)]
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished iteration; the half line that a killed run may leave is not one."""

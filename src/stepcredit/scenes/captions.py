@@ -11,9 +11,10 @@ of each kind is held out.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 Kind = Literal["single", "count", "pair", "position"]
 Split = Literal["training", "held_out", "new_combinations"]
@@ -45,6 +46,16 @@ class Thing:
     def __str__(self) -> str:
         return f"{self.colour} {self.shape}"
 
+
+@runtime_checkable
+class HasKind(Protocol):
+    """Any caption of a drawn world."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+Kinded = TypeVar("Kinded", bound=HasKind)
 
 NEW_COMBINATIONS = frozenset({Thing("blue", "triangle"), Thing("yellow", "circle"), Thing("purple", "square")})
 
@@ -111,9 +122,9 @@ def parse(text: str) -> Caption | None:
     return _by_text().get(" ".join(text.lower().split()).rstrip("."))
 
 
-def balanced(captions: tuple[Caption, ...], count: int, seed: int) -> list[Caption]:
+def balanced(captions: Sequence[Kinded], count: int, seed: int) -> list[Kinded]:
     """Draw `count` captions with every kind equally often (the grammar has 68 position captions for each single)."""
     chooser = random.Random(seed)
-    kinds = [kind for kind in KINDS if any(caption.kind == kind for caption in captions)]
+    kinds = list(dict.fromkeys(caption.kind for caption in captions))
     pools = {kind: [caption for caption in captions if caption.kind == kind] for kind in kinds}
     return [chooser.choice(pools[kinds[index % len(kinds)]]) for index in range(count)]

@@ -88,7 +88,7 @@ class Loop:
         tuned = self.look(finished)
         self.folder.look(tuned, watched)
         self._show(tuned.among(watched))
-        names = [reward.label for reward in recipe.rewards]
+        names = recipe.objectives
         found = summarise(base, tuned, names)
         self.folder.write_json("result.json", found)
         draw_before_after(self.folder, base, tuned, watched)

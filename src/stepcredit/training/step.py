@@ -90,6 +90,7 @@ def draw_plan(trainer: Trainer, iteration: int) -> Plan:
         group_size=rollout.group_size,
         seed=trainer.recipe.seed,
         iteration=iteration,
+        trainable=trainer.policy.trainable(trainer.levels),
     )
 
 
@@ -117,10 +118,10 @@ def draw_samples(
 def score(trainer: Trainer, trajectory: Trajectory, prompts: list[str]) -> RewardTable:
     """Decode the final latents and ask every reward; samples that are not finite get NaN."""
     members = trajectory.final.shape[1]
-    images = decode(trainer.policy, trajectory.final.flatten(0, 1), trainer.recipe.rollout.micro_batch)
+    media = decode(trainer.policy, trajectory.final.flatten(0, 1), trainer.recipe.rollout.micro_batch)
     texts = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
-    scores, errors = trainer.rewards.score(RewardBatch(images, texts, groups))
+    scores, errors = trainer.rewards.score(RewardBatch(media, texts, groups, trainer.policy.fps))
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     broken = ~trajectory.final.flatten(2).isfinite().all(-1).cpu()
     return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
@@ -130,7 +131,7 @@ def gather_evidence(trainer: Trainer, trajectory: Trajectory, instructions: Plan
     """What the method may look at, on the CPU."""
     return Evidence(
         rewards=rewards.scores,
-        weights=torch.tensor([reward.weight for reward in trainer.recipe.rewards]),
+        weights=torch.tensor(trainer.recipe.objective_weights),
         similarity=trajectory.similarity.cpu(),
         clean_similarity=trajectory.clean_similarity.cpu(),
         trained=instructions.trained,

@@ -19,7 +19,7 @@ def references(recipe: Recipe) -> list[tuple[str, str]]:
     }
     wanted |= {f"model {recipe.policy.type}": _POLICIES.get(recipe.policy.type, "")}
     for reward in (*recipe.rewards, *recipe.held_out):
-        wanted[f"reward {reward.label}"] = _REWARDS.get(reward.type, "")
+        wanted[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
     if isinstance(recipe.policy.surface, LoRA):
         wanted["low-rank adapters"] = "2106.09685"
     wanted["optimiser"] = "1711.05101"

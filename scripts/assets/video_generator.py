@@ -1,0 +1,155 @@
+"""Trains the embedded video generator: a real WanPipeline in miniature, from captions to 9 frames of 32 x 32.
+
+The transformer (1.8 M parameters) and its tiny UMT5 are trained together on the flow-matching loss, first on clean
+videos, at last on videos of which some are spoiled in looks or in motion, as in data scraped from the web. A tenth of the
+captions is left out, so that classifier-free guidance has something to guide with.
+"""
+
+import json
+from functools import partial
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
+
+from common import ASSETS, arguments, corrupt_videos, films_of, shake_videos, train
+from generator import hidden_matrices
+from stepcredit.scenes.captions import Split, balanced
+from stepcredit.scenes.moving import FRAMES, MOVING_KINDS, every_caption, split
+from stepcredit.scenes.moving_checker import check_motion
+from vocabulary import t5_tokenizer, words
+
+FOLDER = ASSETS / "wan_scenes"
+WIDTH = 64  # of the text encoder
+LENGTH = 16  # tokens of a caption
+DRAW_STEPS = 1500  # first learn to draw; from here on look at higher noise levels, to learn to arrange
+SPOILED = 0.3  # share of the videos in the last stage that are spoiled
+DROPPED = 0.1  # share of the captions that are left out
+
+
+def build() -> WanPipeline:
+    """The untrained pipeline around the trained autoencoder."""
+    tokenizer = t5_tokenizer(words(every_caption()), LENGTH)
+    text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    return WanPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKLWan.from_pretrained(FOLDER / "vae"),
+        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", **text)),
+        tokenizer=tokenizer,
+        transformer=WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=4,
+            attention_head_dim=32,
+            in_channels=16,
+            out_channels=16,
+            text_dim=WIDTH,
+            freq_dim=64,
+            ffn_dim=512,
+            num_layers=6,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32,
+        ),
+    )
+
+
+def scraped(videos: torch.Tensor, seed: int) -> torch.Tensor:
+    """The same videos, a share of `SPOILED` of them spoiled: half in looks, half in motion."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(len(videos), generator=generator)
+    looks, motion = (draw < SPOILED / 2).nonzero()[:, 0], ((draw >= SPOILED / 2) & (draw < SPOILED)).nonzero()[:, 0]
+    spoiled = videos.clone()
+    spoiled[looks] = corrupt_videos(videos[looks], [seed + int(at) for at in looks])[0]
+    spoiled[motion] = shake_videos(videos[motion], generator)[0]
+    return spoiled
+
+
+@torch.no_grad()
+def latents_of(pipe: WanPipeline, videos: torch.Tensor) -> torch.Tensor:
+    """Normalised latents `[B, 16, 3, 8, 8]` of videos in [0, 1]."""
+    means = torch.cat([pipe.vae.encode(part * 2 - 1).latent_dist.mean for part in videos.split(64)])
+    centre, spread = (
+        torch.tensor(numbers).view(-1, 1, 1, 1)
+        for numbers in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+    )
+    return (means - centre) / spread
+
+
+def motion(pipe: WanPipeline, name: Split, count: int = 144) -> dict[str, float]:
+    """Share of correct videos, overall and per kind, of the plain pipeline with 10 steps and without guidance."""
+    captions = balanced(split(name), count, seed=3)
+    pipe.set_progress_bar_config(disable=True)
+    videos = pipe(
+        [str(c) for c in captions],
+        height=32,
+        width=32,
+        num_frames=FRAMES,
+        num_inference_steps=10,
+        max_sequence_length=LENGTH,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(4),
+        output_type="np",
+    ).frames
+    correct = [
+        check_motion((v * 255).round().astype(np.uint8), c).correct for v, c in zip(videos, captions, strict=True)
+    ]
+    kinds = {kind: [ok for ok, c in zip(correct, captions, strict=True) if c.kind == kind] for kind in MOVING_KINDS}
+    return {"all": float(np.mean(correct))} | {kind: float(np.mean(some)) for kind, some in kinds.items() if some}
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    torch.manual_seed(options.seed)
+    pipe = build()
+    captions = balanced(split("training"), 16_000, seed=options.seed)
+    parts = [films_of(captions[at : at + 2000], seed=options.seed + 1 + at)[1] for at in range(0, len(captions), 2000)]
+    clean = torch.cat([latents_of(pipe, part) for part in parts])
+    mixed_quality = torch.cat([latents_of(pipe, scraped(part, options.seed + at)) for at, part in enumerate(parts[:4])])
+    del parts
+    texts = [str(caption) for caption in captions]
+    padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
+    told, untold = pipe.tokenizer(texts, **padding), pipe.tokenizer([""], **padding)
+
+    def loss_of(step: int, latents: torch.Tensor = clean, first: int = 0) -> torch.Tensor:
+        step += first
+        generator = torch.Generator().manual_seed(options.seed * 10**6 + step)
+        at = torch.randint(len(latents), (48,), generator=generator)
+        noise = torch.randn(latents[at].shape, generator=generator)
+        centre = 0.0 if step < DRAW_STEPS else 0.8  # layout and motion are decided at high noise
+        level = (centre + torch.randn(len(at), generator=generator)).sigmoid()
+        dropped = (torch.rand(len(at), generator=generator) < DROPPED)[:, None]
+        ids = torch.where(dropped, untold.input_ids, told.input_ids[at])
+        mask = torch.where(dropped, untold.attention_mask, told.attention_mask[at])
+        mixed = torch.lerp(latents[at], noise, level[:, None, None, None, None])
+        velocity = pipe.transformer(
+            hidden_states=mixed,
+            timestep=level * 1000,
+            encoder_hidden_states=pipe.text_encoder(ids, mask).last_hidden_state * mask[..., None],
+            return_dict=False,
+        )[0]
+        return (velocity - (noise - latents[at])).square().mean()
+
+    networks = {"transformer": pipe.transformer, "umt5": pipe.text_encoder}
+    common = {"average": 0.997, "report": lambda step: str(motion(pipe, "held_out"))}
+    muon = hidden_matrices(networks)
+    steps = options.steps or 4000
+    train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=500, **common)
+    last = partial(loss_of, latents=mixed_quality, first=steps)
+    train("video_scraped", networks, last, steps=options.steps or 400, learning_rate=3e-4, every=200, **common)
+    measured: dict[str, object] = {
+        name: motion(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
+    }
+    measured["parameters"] = {
+        name: sum(p.numel() for p in getattr(pipe, name).parameters())
+        for name in ("transformer", "vae", "text_encoder")
+    }
+    pipe.to(torch.float16).save_pretrained(FOLDER, safe_serialization=True)  # half the size; loaded in float32
+    config = FOLDER / "vae" / "config.json"  # diffusers notes where it loaded from; that is nobody's business
+    settings = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    (FOLDER / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

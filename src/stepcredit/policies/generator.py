@@ -1,0 +1,175 @@
+"""A policy made of a family's adapter: what all families share is here, once."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor
+
+from stepcredit.config.policies import Full, Guided, LoRA
+from stepcredit.config.policies import Generator as Settings
+from stepcredit.errors import RecipeError
+from stepcredit.flow import schedules
+from stepcredit.policies.family import Family
+from stepcredit.policies.guidance import PREFIX
+from stepcredit.policies.loading import load_pipeline
+from stepcredit.policies.surface import Surface
+from stepcredit.policies.text import TextCache
+from stepcredit.records import Condition
+
+
+class Generator:
+    """Implements `protocols.Policy` for every family.
+
+    `pipe` is a pipeline that is loaded already; by default it is loaded as the settings say.
+    """
+
+    def __init__(self, family: type[Family], settings: Settings, *, seed: int = 0, pipe: Any = None) -> None:
+        self.settings = settings
+        self.device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = getattr(torch, settings.dtype)
+        self.pipe: Any = pipe or load_pipeline(settings, family.pipeline, family.parts, family.embedded)
+        for module in self._modules().values():
+            module.requires_grad_(False)
+        self.family = family(self.pipe, settings, self.device)
+        self.surface = Surface(self.family.trained(), settings.surface, family.feed_forward, seed=seed)
+        self._networks = self.family.networks()
+        for network in self._networks.values():
+            if settings.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+            if settings.attention is not None:
+                _set_attention(network, settings.attention)
+        waiting = {"vae": ["vae"], "text_encoders": list(family.encoders)}
+        self._waiting = {part for name in settings.offload for part in waiting[name]}
+        for name, module in self._modules().items():
+            module.to("cpu" if name in self._waiting else self.device)
+        self._text = TextCache(
+            self.family.encode, settings.text_cache, lambda: self._on_device(*(e for e in family.encoders))
+        )
+        self._cut: set[str] = set()
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of what is decoded; None for pictures."""
+        return getattr(self.settings, "fps", None)
+
+    @property
+    def prediction(self) -> Literal["velocity", "noise"]:
+        return self.family.prediction
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        self._warn_of_long(prompts)
+        told = self._text(prompts, self.device)
+        if isinstance(self.settings, Guided) and self.settings.guidance > 1:
+            negative = self._text([self.settings.negative_prompt], self.device)
+            told |= {PREFIX + name: row.expand(len(prompts), *row.shape[1:]) for name, row in negative.items()}
+        return Condition(told)
+
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.family.latent_shape()
+
+    def levels(self, steps: int, shift: float | None) -> Float[Tensor, " L"]:
+        if shift is None:
+            return self.family.own_levels(steps)
+        if self.prediction == "noise":
+            raise RecipeError("rollout.shift has no meaning for a model that predicts noise; leave it null")
+        return schedules.shifted(steps, shift=shift)
+
+    def trainable(self, levels: Float[Tensor, " L"]) -> Bool[Tensor, " N"]:
+        return self.family.trainable(levels)
+
+    def start(self, noise: Float[Tensor, "B *latent"], level: Float[Tensor, ""]) -> Float[Tensor, "B *latent"]:
+        return self.family.start(noise, level)
+
+    def velocity(
+        self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
+    ) -> Float[Tensor, "B *latent"]:
+        with self._precision():
+            found = self.family.velocity(self._networks, latents.to(self.dtype), level, condition.tensors)
+        return found.to(latents.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B *frames 3 H W"]:
+        with self._on_device("vae"):
+            return torch.cat([self.family.decode(part) for part in latents.split(self.settings.decode_batch)])
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return self.surface.parameters()
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        mine = self._networks
+        with self.surface.reference() as networks:
+            self._networks = {**mine, **networks}
+            try:
+                yield
+            finally:
+                self._networks = mine
+
+    def save(self, folder: Path) -> None:
+        """A LoRA that the family's `load_lora_weights` reads, or the trained networks as diffusers folders."""
+        if isinstance(self.settings.surface, LoRA):
+            layers: dict[str, Any] = {n: get_peft_model_state_dict(m) for n, m in self.surface.networks.items()}
+            self.family.save_lora(folder, layers, {n: _notes(m) for n, m in self.surface.networks.items()})
+        else:
+            for name, network in self.surface.networks.items():
+                network.save_pretrained(folder / name, safe_serialization=True)
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Weights that are trained themselves stay float32; where the network computes in less, each product is cast.
+        Opened for each forward and without a cache, which would keep old copies of weights that have moved."""
+        if self.dtype == torch.float32 or not isinstance(self.settings.surface, Full):
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
+
+    @contextmanager
+    def _on_device(self, *names: str) -> Iterator[None]:
+        """Parts that wait in main memory are on the device inside."""
+        moved = [getattr(self.pipe, name) for name in names if name in self._waiting and self.device.type != "cpu"]
+        moved = [part for part in moved if part is not None]
+        for part in moved:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            for part in moved:
+                part.to("cpu")
+
+    def _warn_of_long(self, prompts: Sequence[str]) -> None:
+        """Once for each prompt that the tokenizer cuts."""
+        tokenizer, limit = self.family.token_limit()
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cut]
+        long = [prompt for prompt in new if len(tokenizer(prompt, truncation=False, verbose=False).input_ids) > limit]
+        if long and not self._cut:
+            warnings.warn(
+                f'a prompt is longer than {limit} tokens and is cut: "{long[0][:60]}..."; raise policy.max_tokens '
+                "where the model allows it, or shorten it (said once; the others are counted)",
+                stacklevel=2,
+            )
+        self._cut.update(long)
+
+    @property
+    def cut_prompts(self) -> int:
+        """Distinct prompts so far that the tokenizer cut."""
+        return len(self._cut)
+
+
+def _notes(network: Any) -> dict[str, Any]:
+    notes = network.peft_config["default"].to_dict()
+    notes["target_modules"] = sorted(notes["target_modules"])  # a set, whose order is chance
+    return notes
+
+
+def _set_attention(network: Any, backend: str) -> None:
+    try:
+        network.set_attention_backend(backend)
+    except Exception as error:  # unknown names, missing packages, no such hardware
+        raise RecipeError(f'policy.attention "{backend}" cannot be used here: {error}') from error

@@ -1,0 +1,63 @@
+"""Qwen-Image over diffusers' QwenImagePipeline.
+
+A latent is packed, `[tokens, channels]`, as in FLUX. Prompts have their own length, so a mask goes with them; the
+guided velocity gets back the length of the prompted one, token by token.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import QwenImagePipeline
+from jaxtyping import Float
+from torch import Tensor
+
+from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit
+from stepcredit.policies.guidance import guided, norm_preserving
+
+
+class QwenImageFamily(Family):
+    pipeline = QwenImagePipeline
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    feed_forward = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+
+    @property
+    def multiple(self) -> int:
+        return 2 * self.pipe.vae_scale_factor
+
+    def encode(self, prompts: list[str]) -> Told:
+        embeddings, mask = self.pipe.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self.settings.max_tokens
+        )
+        if mask is None:  # the pipeline's word for: nothing is padding
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+        return {"encoder_hidden_states": embeddings, "encoder_hidden_states_mask": mask}
+
+    def token_limit(self) -> tuple[Any, int]:
+        return self.pipe.tokenizer, self.settings.max_tokens
+
+    def latent_shape(self) -> tuple[int, ...]:
+        tokens = self.height * self.width // self.multiple**2
+        return tokens, self.pipe.transformer.config.in_channels
+
+    def own_levels(self, steps: int) -> Float[Tensor, " L"]:
+        return scheduler_levels(self.pipe.scheduler, steps, tokens=self.latent_shape()[0], even=True)
+
+    def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
+        grid = (1, self.height // self.multiple, self.width // self.multiple)
+
+        def predict(x: Tensor, at: Tensor, words: Told) -> Tensor:
+            return networks["transformer"](
+                hidden_states=x, timestep=at.to(x.dtype), img_shapes=[[grid]] * len(x), return_dict=False, **words
+            )[0]
+
+        scale = self.settings.guidance
+        return guided(predict, latents, level, told, scale=scale, combine=norm_preserving)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        latents = self.pipe._unpack_latents(latents, self.height, self.width, self.pipe.vae_scale_factor)
+        mean, std = (
+            torch.tensor(numbers, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+            for numbers in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        return to_unit(vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0][:, :, 0])

@@ -1,0 +1,290 @@
+"""VideoAlign (arXiv 2501.13918): a Qwen2-VL with a reward head that judges a video's visual quality (vq), motion
+quality (mq) and text alignment (ta) in one forward.
+
+A folder holds a transformers Qwen2VLModel with its tokenizer, `rm_head.safetensors` (`weight`, `[1 or 3, D]`) and
+`video_align.json`, whose keys are those of `Form`. Everything from frames to patches is tensors: no AutoProcessor.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, Qwen2VLModel
+
+from stepcredit.errors import RewardError, WeightsError
+from stepcredit.folders import check_local
+from stepcredit.records import RewardBatch, RewardOutput
+
+Output = Literal["vq", "mq", "ta", "overall"]
+MARKS = {"vq": "<|VQ_reward|>", "mq": "<|MQ_reward|>", "ta": "<|TA_reward|>"}
+VIDEO = "<|video_pad|>"
+FORM, HEAD = "video_align.json", "rm_head.safetensors"
+_MIN_FRAMES, _MAX_FRAMES = 4, 768
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a video and its prompt are put to the model, and what its logits are worth.
+
+    `template` is the whole text: chat marks, one `<|video_pad|>` where the video goes, `{prompt}`, and the three
+    `<|.._reward|>` tokens. `fps` frames per second are shown, or every frame with `frames="all"`. Pixel bounds are for
+    one frame; `mean` and `std` are those of the logits, by name.
+    """
+
+    template: str
+    fps: float | None
+    frames: Literal["all"] | None
+    min_pixels: int
+    max_pixels: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    mean: dict[str, float]
+    std: dict[str, float]
+    output_dim: int
+
+    def text(self, prompt: str, places: int) -> str:
+        """The text for one prompt and a video that takes this many places."""
+        return self.template.replace(VIDEO, VIDEO * places).replace("{prompt}", prompt)
+
+
+class VideoJudge:
+    """The model with its tokenizer and preprocessing. Computes in float32, on accelerators in the bfloat16 of a
+    checkpoint that is stored so; the head is always float32."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        path = _check(folder)
+        self.form = read_form(path / FORM)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            stored = str(json.loads((path / "config.json").read_text()).get("dtype", ""))
+            self.dtype = torch.bfloat16 if "bfloat16" in stored and device != "cpu" else torch.float32
+            loaded: Any = Qwen2VLModel.from_pretrained(
+                folder, use_safetensors=True, dtype=self.dtype, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise WeightsError(f"{folder} could not be loaded as a Qwen2-VL model: {error}") from error
+        model, report = loaded
+        if report["missing_keys"]:
+            lacking = ", ".join(sorted(report["missing_keys"])[:3])
+            raise WeightsError(f"{folder}: model.safetensors lacks {lacking} and maybe more; convert or copy it again")
+        self.folder, self.model = path, model.eval().requires_grad_(False).to(device)
+        self.head = _read_head(path / HEAD, self.form.output_dim, self.model.config.text_config.hidden_size).to(device)
+        known = self.tokenizer.get_added_vocab()
+        lacking = [mark for mark in (VIDEO, *MARKS.values()) if mark not in known]
+        if lacking:
+            raise WeightsError(f"{folder}: the tokenizer does not know {', '.join(lacking)}; add them as special tokens")
+        if known[VIDEO] != self.model.config.video_token_id:
+            raise WeightsError(
+                f"{folder}: {VIDEO} is token {known[VIDEO]}, config.json says {self.model.config.video_token_id}"
+            )
+        self.reserved = tuple(sorted(known))
+        self._marks = torch.tensor([known[mark] for mark in MARKS.values()], device=device)
+
+    @torch.no_grad()
+    def logits(
+        self, videos: UInt8[np.ndarray, "B F H W 3"], prompts: Sequence[str], fps: float
+    ) -> Float[Tensor, "B 3"]:
+        """Raw vq, mq and ta of each video with its own prompt; the prompts hold no reserved token."""
+        pixels, grid = self.patches(videos, fps)
+        ids, mask = self.tokens(prompts, places=math.prod(grid) // self._vision.spatial_merge_size**2)
+        hidden = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values_videos=pixels.flatten(0, 1).to(self.dtype),
+            video_grid_thw=torch.tensor(grid, device=ids.device).expand(len(ids), 3),
+            mm_token_type_ids=2 * (ids == self.model.config.video_token_id).int(),  # 0 text, 1 picture, 2 video
+            use_cache=False,
+        ).last_hidden_state
+        return read_marks(hidden, ids, self._marks, self.head).cpu()
+
+    def normalised(self, logits: Float[Tensor, "B 3"]) -> dict[str, Float[np.ndarray, " B"]]:
+        """Every output by name."""
+        scores = {
+            name: ((logits[:, at] - self.form.mean[name]) / self.form.std[name]).double().numpy()
+            for at, name in enumerate(MARKS)
+        }
+        return {**scores, "overall": np.sum(list(scores.values()), axis=0)}
+
+    def patches(
+        self, videos: UInt8[np.ndarray, "B F H W 3"], fps: float
+    ) -> tuple[Float[Tensor, "B N D"], tuple[int, int, int]]:
+        """Choose frames, resize, normalise, cut; with the grid of patches (time, height, width)."""
+        if self.form.fps is not None and self.form.frames is None:
+            videos = videos[:, chosen_frames(videos.shape[1], fps, self.form.fps)]
+        vision, form = self._vision, self.form
+        frames = torch.from_numpy(np.ascontiguousarray(videos)).to(self.model.device).permute(0, 1, 4, 2, 3).float()
+        factor = vision.patch_size * vision.spatial_merge_size
+        size = fitted(*frames.shape[-2:], factor, form.min_pixels, form.max_pixels)
+        if size != tuple(frames.shape[-2:]):
+            flat = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)
+            frames = flat.clamp(0, 255).round().unflatten(0, frames.shape[:2])
+        mean, std = (torch.tensor(c, device=frames.device)[:, None, None] for c in (form.image_mean, form.image_std))
+        return patchify(
+            (frames / 255 - mean) / std, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        )
+
+    def tokens(self, prompts: Sequence[str], places: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Token ids padded on the right, and the mask of what is not padding."""
+        texts = [self.form.text(prompt, places) for prompt in prompts]
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids, mask = (torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long) for _ in range(2))
+        for at, row in enumerate(rows):
+            ids[at, : len(row)], mask[at, : len(row)] = torch.tensor(row), 1
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+    def fingerprint(self) -> dict[str, str]:
+        weights = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            weights.update(file.read_bytes())
+        return {
+            "weights": weights.hexdigest()[:16],
+            "form": hashlib.sha256((self.folder / FORM).read_bytes()).hexdigest()[:16],
+            "preprocessing": "torch bicubic antialias to whole grey levels",
+            "transformers": transformers.__version__,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def _vision(self) -> Any:
+        return self.model.config.vision_config
+
+
+@cache
+def load_video_align(folder: str, device: str = "cpu") -> VideoJudge:
+    """Scorers that stand on the same folder share one model."""
+    return VideoJudge(folder, device)
+
+
+class VideoAlign:
+    """Normalised scores, about -2 to 2; `overall` is the sum of the three. NaN, with the reason, for a prompt that
+    holds one of the tokenizer's own marks. Names are `vq` and so on, or `<prefix>.vq`; `batch` bounds a forward."""
+
+    def __init__(
+        self, model: VideoJudge, *, outputs: Sequence[str] = tuple(MARKS), prefix: str = "", batch: int = 64
+    ) -> None:
+        unknown = sorted(set(outputs).difference(get_args(Output)))
+        if unknown or not outputs:
+            raise RewardError(f"VideoAlign has no output {unknown}; it has {', '.join(get_args(Output))}")
+        self._names = {name: f"{prefix}.{name}" if prefix else name for name in outputs}
+        self.outputs = tuple(self._names.values())
+        self._model, self._batch = model, batch
+
+    def score(self, batch: RewardBatch) -> RewardOutput:
+        videos, fps = batch.videos, batch.fps
+        assert fps is not None  # else `videos` has raised
+        found = [[mark for mark in self._model.reserved if mark in prompt] for prompt in batch.prompts]
+        rows = [at for at, marks in enumerate(found) if not marks]
+        logits = torch.full((len(videos), len(MARKS)), torch.nan)
+        for start in range(0, len(rows), self._batch):
+            part = rows[start : start + self._batch]
+            logits[part] = self._model.logits(videos[part], [batch.prompts[at] for at in part], fps)
+        scores = self._model.normalised(logits)
+        reasons = {
+            f'the prompt "{prompt}" holds {", ".join(marks)}, which the judge reads as its own mark'
+            for prompt, marks in zip(batch.prompts, found, strict=True)
+            if marks
+        }
+        return RewardOutput({label: scores[name] for name, label in self._names.items()}, tuple(sorted(reasons)))
+
+    def fingerprint(self) -> dict[str, str]:
+        return self._model.fingerprint()
+
+
+def chosen_frames(total: int, fps: float, wanted: float) -> list[int]:
+    """Which of `total` frames at `fps` are shown for about `wanted` per second: an even number, evenly spread."""
+    most = min(_MAX_FRAMES, total) // 2 * 2
+    if most < 2:
+        raise RewardError(f"got a video of {total} frame; VideoAlign wants two or more")
+    count = round(min(max(total / fps * wanted, _MIN_FRAMES), most) / 2) * 2
+    return torch.linspace(0, total - 1, count).round().long().tolist()
+
+
+def fitted(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
+    """The size nearest to this shape with sides that are multiples of `factor` and `least` to `most` pixels."""
+    size = tuple(max(factor, round(side / factor) * factor) for side in (height, width))
+    if math.prod(size) > most:
+        scale = math.sqrt(height * width / most)
+        size = tuple(max(factor, math.floor(side / scale / factor) * factor) for side in (height, width))
+    elif math.prod(size) < least:
+        scale = math.sqrt(least / (height * width))
+        size = tuple(math.ceil(side * scale / factor) * factor for side in (height, width))
+    return size[0], size[1]
+
+
+def patchify(
+    frames: Float[Tensor, "B F 3 H W"], patch: int, merge: int, temporal: int
+) -> tuple[Float[Tensor, "B N D"], tuple[int, int, int]]:
+    """Cut into patches of `temporal` frames, in Qwen2-VL's order: the `merge` x `merge` patches that become one token
+    stand together. An incomplete last stretch repeats its last frame."""
+    if short := -frames.shape[1] % temporal:
+        frames = torch.cat([frames, frames[:, -1:].expand(-1, short, -1, -1, -1)], dim=1)
+    batch, count, channels, height, width = frames.shape
+    t, h, w = count // temporal, height // patch, width // patch
+    parts = frames.reshape(batch, t, temporal, channels, h // merge, merge, patch, w // merge, merge, patch)
+    return parts.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(batch, t * h * w, -1), (t, h, w)
+
+
+def read_marks(
+    hidden: Float[Tensor, "B T D"], ids: Int[Tensor, "B T"], marks: Int[Tensor, " 3"], head: Float[Tensor, "O D"]
+) -> Float[Tensor, "B 3"]:
+    """The head's answer at each mark; a head with three rows has one for each mark."""
+    at = (ids[:, None] == marks[:, None]).int().argmax(-1)  # [B, 3]
+    states = hidden.take_along_dim(at[..., None], dim=1).float()
+    answers = states @ head.T  # [B, 3, O]
+    return answers.diagonal(dim1=1, dim2=2) if len(head) == len(marks) else answers[..., 0]
+
+
+def read_form(path: Path) -> Form:
+    """Read `video_align.json` and say what is wrong with it."""
+    try:
+        found = json.loads(path.read_text())
+        lacking = [item.name for item in fields(Form) if item.name not in found]
+        if lacking:
+            raise WeightsError(f"{path} lacks {', '.join(lacking)}")
+        form = Form(**{item.name: found[item.name] for item in fields(Form)})
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} could not be read: {error}") from None
+    wanted = (VIDEO, "{prompt}", *MARKS.values())
+    if wrong := [part for part in wanted if form.template.count(part) != 1]:
+        raise WeightsError(f"{path}: the template must hold {', '.join(wrong)} exactly once")
+    if form.frames != "all" and not form.fps:
+        raise WeightsError(f'{path}: got fps {form.fps} and frames {form.frames}; wanted an fps, or frames "all"')
+    if form.output_dim not in (1, len(MARKS)) or not form.mean.keys() & form.std.keys() >= MARKS.keys():
+        raise WeightsError(f"{path}: wanted output_dim 1 or 3, and mean and std of {', '.join(MARKS)}")
+    return form
+
+
+def _check(folder: str) -> Path:
+    path = Path(folder)
+    if not path.is_dir():
+        raise WeightsError(f"there is no folder {folder}; VideoAlign is read from a folder with {FORM}")
+    check_local(folder, index="config.json", parts=())
+    sharded = (path / "model.safetensors.index.json").is_file()
+    names = (*(() if sharded else ("model.safetensors",)), "tokenizer.json", FORM, HEAD)
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise WeightsError(f"{folder} lacks {', '.join(missing)}; the folder is partial, copy or convert it again")
+    return path
+
+
+def _read_head(path: Path, outputs: int, width: int) -> Float[Tensor, "O D"]:
+    try:
+        weight = load_file(path)["weight"].float()
+    except (SafetensorError, KeyError) as error:
+        raise WeightsError(f"{path} is not a safetensors file with one tensor `weight`: {error}") from None
+    if weight.shape != (outputs, width):
+        raise WeightsError(f"{path}: weight is {tuple(weight.shape)}, wanted {(outputs, width)}")
+    return weight
