@@ -62,25 +62,8 @@ QWEN_TEMPLATE_WORDS = (
     "relationships of the objects and background"
 )
 
-# Wan's own statistics: 16 latent channels
-LATENTS_MEAN = [
-    -0.76,
-    -0.71,
-    -0.91,
-    0.11,
-    -0.17,
-    0.97,
-    -0.15,
-    1.55,
-    0.41,
-    -0.07,
-    0.55,
-    -0.36,
-    -0.19,
-    -0.95,
-    0.25,
-    -0.29,
-]
+# those of Wan and Qwen-Image, rounded: 16 latent channels
+LATENTS_MEAN = [-0.76, -0.71, -0.91, 0.11, -0.17, 0.97, -0.15, 1.55, 0.41, -0.07, 0.55, -0.36, -0.19, -0.95, 0.25, -0.3]
 LATENTS_STD = [2.82, 1.45, 2.33, 2.66, 1.22, 1.77, 2.61, 2.07, 3.27, 2.15, 2.87, 1.56, 1.64, 1.13, 2.83, 1.92]
 
 
