@@ -1,7 +1,8 @@
 """Trains the tiny AutoencoderKLWan of the embedded video generator: 9 x 32 x 32 pixels <-> 3 x 8 x 8 latents.
 
-Sixteen channels, as in Wan 2.1; its causal convolutions take the first frame alone and then four at a time. The decoder
-also learns to read slightly noisy latents, so that a sampler's small errors stay invisible.
+Sixteen channels, as in Wan 2.1; its causal convolutions take the first frame alone and then four at a time. First both
+halves are trained, then the decoder alone, on what the encoder says by then. The decoder also learns to read slightly
+noisy latents, so that a sampler's small errors stay invisible.
 """
 
 import torch
@@ -42,6 +43,14 @@ def main() -> None:
         error = vae.decode(latents).sample - videos
         return error.abs().mean() + 2 * error.square().mean() + 1e-4 * law.kl().mean() / law.mean[0].numel()
 
+    def decoder_loss_of(step: int) -> torch.Tensor:
+        videos = batch(step + 10**5)
+        with torch.no_grad():
+            law = vae.encode(videos).latent_dist
+        noise = torch.randn(law.mean.shape, generator=torch.Generator().manual_seed(step))
+        error = vae.decode(law.mean + 0.07 * noise * law.mean.std()).sample - videos
+        return error.abs().mean() + 2 * error.square().mean()
+
     @torch.no_grad()
     def report(step: int) -> str:
         videos = films_of(balanced(captions, 96, 1), seed=10**9)[1] * 2 - 1
@@ -49,8 +58,12 @@ def main() -> None:
         error = (vae.decode(law.mean).sample.clamp(-1, 1) - videos) * 127.5
         return f"PSNR {20 * torch.log10(255 / error.square().mean().sqrt()):.1f} dB, latents std {law.mean.std():.2f}"
 
-    steps = options.steps or 1600
-    train("video_vae", {"vae": vae}, loss_of, steps=steps, learning_rate=2e-3, average=0.995, every=200, report=report)
+    common = {"average": 0.995, "every": 200, "report": report}
+    train("video_vae", {"vae": vae}, loss_of, steps=options.steps or 1600, learning_rate=2e-3, **common)
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    decoder = {"decoder": vae.decoder}
+    train("video_decoder", decoder, decoder_loss_of, steps=options.steps or 2400, learning_rate=1e-3, **common)
     with torch.no_grad():
         videos = films_of(balanced(captions, 512, 2), seed=10**9 + 1)[1] * 2 - 1
         means = torch.cat([vae.encode(part).latent_dist.mean for part in videos.split(64)]).transpose(0, 1).flatten(1)

@@ -1,8 +1,8 @@
 """Trains the embedded video generator: a real WanPipeline in miniature, from captions to 9 frames of 32 x 32.
 
 The transformer (1.8 M parameters) and its tiny UMT5 are trained together on the flow-matching loss, first on clean
-videos, at last on videos of which some are spoiled in looks or in motion, as in data scraped from the web. A tenth of the
-captions is left out, so that classifier-free guidance has something to guide with.
+videos, at last on videos of which some are spoiled in looks or in motion, as in data scraped from the web. A tenth of
+the captions is left out, so that classifier-free guidance has something to guide with.
 """
 
 import json
@@ -103,10 +103,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     pipe = build()
     captions = balanced(split("training"), 16_000, seed=options.seed)
-    parts = [films_of(captions[at : at + 2000], seed=options.seed + 1 + at)[1] for at in range(0, len(captions), 2000)]
-    clean = torch.cat([latents_of(pipe, part) for part in parts])
-    mixed_quality = torch.cat([latents_of(pipe, scraped(part, options.seed + at)) for at, part in enumerate(parts[:4])])
-    del parts
+    films = [films_of(captions[at : at + 2000], seed=options.seed + 1 + at)[1] for at in range(0, len(captions), 2000)]
+    clean = torch.cat([latents_of(pipe, part) for part in films])
+    mixed_quality = torch.cat([latents_of(pipe, scraped(part, options.seed + at)) for at, part in enumerate(films[:4])])
+    del films
     texts = [str(caption) for caption in captions]
     padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
     told, untold = pipe.tokenizer(texts, **padding), pipe.tokenizer([""], **padding)
@@ -133,10 +133,10 @@ def main() -> None:
     networks = {"transformer": pipe.transformer, "umt5": pipe.text_encoder}
     common = {"average": 0.997, "report": lambda step: str(motion(pipe, "held_out"))}
     muon = hidden_matrices(networks)
-    steps = options.steps or 4000
+    steps = options.steps or 3000
     train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=500, **common)
     last = partial(loss_of, latents=mixed_quality, first=steps)
-    train("video_scraped", networks, last, steps=options.steps or 400, learning_rate=3e-4, every=200, **common)
+    train("video_scraped", networks, last, steps=options.steps or 300, learning_rate=3e-4, every=150, **common)
     measured: dict[str, object] = {
         name: motion(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
     }
