@@ -17,6 +17,8 @@ class LoRA(Strict):
     """Scale of the adapters; null is twice the rank."""
     targets: Literal["attention", "blocks"] | list[str] = "blocks"
     """Adapted linear layers: `attention`, `blocks` (attention and feed-forward), or a list of name endings."""
+    start: str | None = None
+    """A LoRA file or folder in diffusers format to go on from; null starts from nothing."""
 
 
 class Full(Strict):

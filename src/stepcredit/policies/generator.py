@@ -15,6 +15,7 @@ from stepcredit.config.policies import Full, Guided, LoRA
 from stepcredit.config.policies import Generator as Settings
 from stepcredit.errors import RecipeError
 from stepcredit.flow import schedules
+from stepcredit.policies import lora_file
 from stepcredit.policies.family import Family
 from stepcredit.policies.guidance import PREFIX
 from stepcredit.policies.loading import load_pipeline
@@ -33,11 +34,13 @@ class Generator:
         self.settings = settings
         self.device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = getattr(torch, settings.dtype)
+        lora_file.check_start(settings.surface)
         self.pipe: Any = pipe or load_pipeline(settings, family.pipeline, family.parts, family.embedded)
         for module in self._modules().values():
             module.requires_grad_(False)
         self.family = family(self.pipe, settings, self.device)
         self.surface = Surface(self.family.trained(), settings.surface, family.feed_forward, seed=seed)
+        lora_file.fill(self.surface.networks, settings.surface)
         self._networks = self.family.networks()
         for network in self._networks.values():
             if settings.gradient_checkpointing:

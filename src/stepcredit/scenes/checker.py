@@ -37,8 +37,11 @@ class Answers:
         return self.object and self.colour and self.count and self.position
 
 
-def find_objects(picture: np.ndarray) -> list[Placed]:
-    """The objects of a picture, uint8 `[H, W, 3]`; `radius` is half the mean side of the bounding box."""
+def find_objects(picture: np.ndarray, *, fit: float = _FIT) -> list[Placed]:
+    """The objects of a picture, uint8 `[H, W, 3]`; `radius` is half the mean side of the bounding box.
+
+    `fit` is the least overlap with an ideal shape; what fits none is unknown.
+    """
     pixels = picture.astype(float)
     blobs = np.empty(pixels.shape[:2], dtype=np.int32)
     ndimage.label(np.linalg.norm(pixels - BACKGROUND, axis=-1) > _STANDS_OUT, output=blobs)
@@ -50,7 +53,7 @@ def find_objects(picture: np.ndarray) -> list[Placed]:
             continue
         (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
         whole = bottom - top > _WHOLE * picture.shape[0] or right - left > _WHOLE * picture.shape[1]
-        thing = Thing(_colour(pixels[box][mask]), "unknown" if whole else _shape(mask))
+        thing = Thing(_colour(pixels[box][mask]), "unknown" if whole else _shape(mask, fit))
         found.append(Placed(thing, (left + right) / 2, (top + bottom) / 2, (right - left + bottom - top) / 4))
     if dirt > _SPECK:
         found.append(Placed(Thing("unknown", "unknown"), 0.0, 0.0, 0.0))
@@ -98,7 +101,7 @@ def _colour(pixels: np.ndarray) -> str:
     return _NAMES[int(votes.argmax())] if votes.max() >= 0.8 * votes.sum() else "unknown"
 
 
-def _shape(mask: np.ndarray) -> str:
+def _shape(mask: np.ndarray, fit: float) -> str:
     height, width = mask.shape
     if not 0.7 <= width / height <= 1.43:
         return "unknown"
@@ -107,4 +110,4 @@ def _shape(mask: np.ndarray) -> str:
     for shape in SHAPES:
         ideal = coverage(shape, width / 2, height / 2, width / 2, height / 2, size)[:height, :width] > 0.4
         overlaps.append((mask & ideal).sum() / (mask | ideal).sum())
-    return SHAPES[int(np.argmax(overlaps))] if max(overlaps) >= _FIT else "unknown"
+    return SHAPES[int(np.argmax(overlaps))] if max(overlaps) >= fit else "unknown"

@@ -14,6 +14,7 @@ from stepcredit.scenes.moving import DIRECTIONS, MovingCaption
 from stepcredit.scenes.renderer import Placed
 
 _READABLE = 7 / 9  # least share of frames that must show exactly the right things
+_FIT = 0.72  # least overlap with an ideal shape: things are smaller here than in still scenes, their tips blunter
 _FAR = 5.0  # pixels from the first to the last frame that count as moving
 _NEAR = 2.5  # pixels that still count as standing still
 _SIDEWAYS = 0.5  # how much of a motion may go across its direction
@@ -36,7 +37,7 @@ class MotionAnswers:
 
 def check_motion(video: np.ndarray, caption: MovingCaption) -> MotionAnswers:
     """Answer the four questions for one video, uint8 `[F, H, W, 3]`."""
-    frames = [find_objects(frame) for frame in video]
+    frames = [find_objects(frame, fit=_FIT) for frame in video]
     things = sorted((part.thing for part in caption.parts), key=str)
     shapes, colours = (_share(frames, things, by) for by in ("shape", "colour"))
     clear = [at for at, found in enumerate(frames) if sorted((p.thing for p in found), key=str) == things]
