@@ -36,9 +36,11 @@ PATCH, MERGE, STRETCH = 4, 2, 2  # pixels, patches, frames
 GRID = (-(-FRAMES // STRETCH), 32 // PATCH, 32 // PATCH)
 PLACES = GRID[0] * GRID[1] * GRID[2] // MERGE**2
 CELL = PATCH * MERGE
-LABELS = torch.tensor([[-0.4, -0.4, 0.6], [0.37, 0.37, 0.42]])  # mean and spread of the labels of `lesson`
+SIZES = [len(COLOURS) + 1, len(SHAPES) + 1, len(DIRECTIONS) + 1]  # what a cell can hold, or nothing
+LABELS = torch.tensor([[-0.4, -0.4, 0.6], [0.37, 0.37, 0.42]])  # mean and spread of the labels of `Lesson`
 
-Flaw = Callable[[MovingCaption, Random], MovingCaption]
+Parts = tuple[Moving, ...]
+Flaw = Callable[[Parts, Random], Parts]
 
 
 def words() -> list[str]:
@@ -158,61 +160,58 @@ def _jittered(scene: list[Path], spread: float, count: int, chooser: np.random.G
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).float() / 255
 
 
-def _recoloured(caption: MovingCaption, chooser: Random) -> MovingCaption:
+def _recoloured(parts: Parts, chooser: Random) -> Parts:
     colour = chooser.choice(list(COLOURS))
-    return _with(caption, chooser, lambda part: Moving(Thing(colour, part.thing.shape), part.motion))
+    return _with(parts, chooser, lambda part: Moving(Thing(colour, part.thing.shape), part.motion))
 
 
-def _reshaped(caption: MovingCaption, chooser: Random) -> MovingCaption:
+def _reshaped(parts: Parts, chooser: Random) -> Parts:
     shape = chooser.choice(SHAPES)
-    return _with(caption, chooser, lambda part: Moving(Thing(part.thing.colour, shape), part.motion))
+    return _with(parts, chooser, lambda part: Moving(Thing(part.thing.colour, shape), part.motion))
 
 
-def _redirected(caption: MovingCaption, chooser: Random) -> MovingCaption:
+def _redirected(parts: Parts, chooser: Random) -> Parts:
     motion = chooser.choice(list(DIRECTIONS))
-    return _with(caption, chooser, lambda part: Moving(part.thing, motion))
+    return _with(parts, chooser, lambda part: Moving(part.thing, motion))
 
 
-def _exchanged(caption: MovingCaption, chooser: Random) -> MovingCaption:
+def _exchanged(parts: Parts, chooser: Random) -> Parts:
     """The two things trade their motions, or their colours."""
-    if len(caption.parts) < 2:
-        return _redirected(caption, chooser)
-    a, b = caption.parts
+    if len(parts) < 2:
+        return _redirected(parts, chooser)
+    a, b = parts
     if chooser.random() < 0.5:
-        return MovingCaption("pair", (Moving(a.thing, b.motion), Moving(b.thing, a.motion)))
+        return Moving(a.thing, b.motion), Moving(b.thing, a.motion)
     first, second = Thing(b.thing.colour, a.thing.shape), Thing(a.thing.colour, b.thing.shape)
-    return MovingCaption("pair", (Moving(first, a.motion), Moving(second, b.motion)))
+    return Moving(first, a.motion), Moving(second, b.motion)
 
 
-def _miscounted(caption: MovingCaption, chooser: Random) -> MovingCaption:
+def _miscounted(parts: Parts, chooser: Random) -> Parts:
     """One thing too few, or one too many."""
-    if len(caption.parts) > 1:
-        part = chooser.choice(caption.parts)
-        return MovingCaption("still" if part.motion == "standing still" else "moving", (part,))
+    if len(parts) > 1:
+        return (chooser.choice(parts),)
     thing = Thing(chooser.choice(list(COLOURS)), chooser.choice(SHAPES))
-    return MovingCaption("pair", (*caption.parts, Moving(thing, chooser.choice(list(DIRECTIONS)))))
+    return *parts, Moving(thing, chooser.choice(list(DIRECTIONS)))
 
 
-def _other(caption: MovingCaption, chooser: Random) -> MovingCaption:
-    return chooser.choice(every_caption())
+def _other(parts: Parts, chooser: Random) -> Parts:
+    return chooser.choice(every_caption()).parts
 
 
-def _with(caption: MovingCaption, chooser: Random, change: Callable[[Moving], Moving]) -> MovingCaption:
-    chosen = chooser.randrange(len(caption.parts))
-    parts = tuple(change(part) if at == chosen else part for at, part in enumerate(caption.parts))
-    kind = "pair" if len(parts) > 1 else "still" if parts[0].motion == "standing still" else "moving"
-    return MovingCaption(kind, parts)
+def _with(parts: Parts, chooser: Random, change: Callable[[Moving], Moving]) -> Parts:
+    chosen = chooser.randrange(len(parts))
+    return tuple(change(part) if at == chosen else part for at, part in enumerate(parts))
 
 
 FLAWS: dict[str, Flaw] = {"colour": _recoloured, "shape": _reshaped, "direction": _redirected, "exchange": _exchanged}
-KNOWN = frozenset(every_caption())
+KNOWN = {caption.parts: caption for caption in every_caption()}
 
 
 def twist(caption: MovingCaption, flaw: Flaw, chooser: Random) -> MovingCaption:
     """Another caption of the grammar, wrong in this way."""
     for _ in range(50):
-        twisted = flaw(caption, chooser)
-        if twisted in KNOWN and claims(caption, twisted)[0] < 1:
+        twisted = KNOWN.get(flaw(caption.parts, chooser))
+        if twisted and claims(caption, twisted)[0] < 1:
             return twisted
     return twist(caption, _redirected, chooser)
 
@@ -296,7 +295,7 @@ class Lesson:
 def _told(caption: MovingCaption, chooser: Random) -> MovingCaption:
     """A true caption, its parts in any order, in four cases of ten."""
     if chooser.random() < 0.5:
-        caption = MovingCaption(caption.kind, caption.parts[::-1])
+        caption = KNOWN[caption.parts[::-1]]
     flaws = [None, *FLAWS.values(), _miscounted, _other]
     flaw = chooser.choices(flaws, weights=[0.4, 0.13, 0.13, 0.2, 0.06, 0.04, 0.04])[0]
     return caption if flaw is None else twist(caption, flaw, chooser)
@@ -328,12 +327,8 @@ def listen(model: Qwen2VLModel, seen: Any, captions: Sequence[MovingCaption]) ->
 
 def see_loss(eyes: torch.nn.Linear, tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of naming colour, shape and motion in every cell."""
-    sizes = [len(COLOURS) + 1, len(SHAPES) + 1, len(DIRECTIONS) + 1]
-    answers = eyes(tokens).flatten(0, -2).split(sizes, -1)
-    return sum(
-        (F.cross_entropy(a, c) for a, c in zip(answers, cells.flatten(0, -2).unbind(-1), strict=True)),
-        start=torch.zeros(()),
-    )
+    answers, truths = eyes(tokens).flatten(0, -2).split(SIZES, -1), cells.flatten(0, -2).unbind(-1)
+    return torch.stack([F.cross_entropy(a, c) for a, c in zip(answers, truths, strict=True)]).sum()
 
 
 def judge_loss(modules: torch.nn.ModuleDict, lesson: Lesson) -> torch.Tensor:
@@ -397,9 +392,8 @@ def main() -> None:
     pool = Pool(balanced(every_caption(), 6_000, seed=1), seed=options.seed)
     fresh = Pool(balanced(every_caption(), 1_000, seed=2), seed=10**9)
     model, head = build()
-    facts = len(COLOURS) + len(SHAPES) + len(DIRECTIONS) + 3
     modules = torch.nn.ModuleDict(
-        {"judge": model, "head": head, "eyes": torch.nn.Linear(64, facts), "words": torch.nn.Linear(64, 1)}
+        {"judge": model, "head": head, "eyes": torch.nn.Linear(64, sum(SIZES)), "words": torch.nn.Linear(64, 1)}
     )
     blocks = [model.visual.blocks, model.visual.merger, model.language_model.layers]
     matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
@@ -416,10 +410,9 @@ def main() -> None:
     @torch.no_grad()
     def names(step: int) -> str:
         tokens = modules["eyes"](torch.stack(look(model, fresh.videos(np.arange(100))).pooler_output))
-        sizes = [len(COLOURS) + 1, len(SHAPES) + 1, len(DIRECTIONS) + 1]
-        there = fresh.cells[:100].flatten(2, 3).flatten(1, 2) if False else fresh.cells[:100].flatten(1, 3)
+        there = fresh.cells[:100].flatten(1, 3)
         full = there[..., 0] < len(COLOURS)
-        parts = zip(tokens.split(sizes, -1), there.unbind(-1), strict=True)
+        parts = zip(tokens.split(SIZES, -1), there.unbind(-1), strict=True)
         return "named " + " ".join(f"{float((a.argmax(-1) == c)[full].float().mean()):.3f}" for a, c in parts)
 
     @torch.no_grad()
@@ -430,7 +423,7 @@ def main() -> None:
             said.append(read_marks(hidden, ids, MARK_IDS, head.weight))
         return torch.cat(said)
 
-    eyes = {"judge": model.visual, "eyes": modules["eyes"]}
+    eyes: dict[str, torch.nn.Module] = {"judge": model.visual, "eyes": modules["eyes"]}
     seeing = [p for block in blocks[:2] for p in block.parameters() if p.ndim == 2]
     train(
         "video_judge_eyes",
@@ -459,11 +452,8 @@ def main() -> None:
 
     def stored(videos: torch.Tensor, captions: list[MovingCaption]) -> torch.Tensor:
         pixels = (videos * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
-        said = [
-            kept.logits(pixels[at : at + 64], list(map(str, captions[at : at + 64])), FPS)
-            for at in range(0, len(pixels), 64)
-        ]
-        return torch.cat(said)
+        parts = [slice(at, at + 64) for at in range(0, len(pixels), 64)]
+        return torch.cat([kept.logits(pixels[part], list(map(str, captions[part])), FPS) for part in parts])
 
     (FOLDER / "metrics.json").write_text(json.dumps(examine(stored, fresh, 1000), indent=2) + "\n")
 

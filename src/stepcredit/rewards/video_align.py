@@ -85,7 +85,9 @@ class VideoJudge:
         known = self.tokenizer.get_added_vocab()
         lacking = [mark for mark in (VIDEO, *MARKS.values()) if mark not in known]
         if lacking:
-            raise WeightsError(f"{folder}: the tokenizer does not know {', '.join(lacking)}; add them as special tokens")
+            raise WeightsError(
+                f"{folder}: the tokenizer does not know {', '.join(lacking)}; add them as special tokens"
+            )
         if known[VIDEO] != self.model.config.video_token_id:
             raise WeightsError(
                 f"{folder}: {VIDEO} is token {known[VIDEO]}, config.json says {self.model.config.video_token_id}"
@@ -122,13 +124,14 @@ class VideoJudge:
         self, videos: UInt8[np.ndarray, "B F H W 3"], fps: float
     ) -> tuple[Float[Tensor, "B N D"], tuple[int, int, int]]:
         """Choose frames, resize, normalise, cut; with the grid of patches (time, height, width)."""
-        if self.form.fps is not None and self.form.frames is None:
-            videos = videos[:, chosen_frames(videos.shape[1], fps, self.form.fps)]
+        if self.form.frames is None:
+            videos = videos[:, chosen_frames(videos.shape[1], fps, self.form.fps or 0.0)]
         vision, form = self._vision, self.form
         frames = torch.from_numpy(np.ascontiguousarray(videos)).to(self.model.device).permute(0, 1, 4, 2, 3).float()
         factor = vision.patch_size * vision.spatial_merge_size
-        size = fitted(*frames.shape[-2:], factor, form.min_pixels, form.max_pixels)
-        if size != tuple(frames.shape[-2:]):
+        height, width = frames.shape[-2:]
+        size = fitted(height, width, factor, form.min_pixels, form.max_pixels)
+        if size != (height, width):
             flat = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)
             frames = flat.clamp(0, 255).round().unflatten(0, frames.shape[:2])
         mean, std = (torch.tensor(c, device=frames.device)[:, None, None] for c in (form.image_mean, form.image_std))
@@ -254,17 +257,33 @@ def read_form(path: Path) -> Form:
         lacking = [item.name for item in fields(Form) if item.name not in found]
         if lacking:
             raise WeightsError(f"{path} lacks {', '.join(lacking)}")
-        form = Form(**{item.name: found[item.name] for item in fields(Form)})
-    except (ValueError, TypeError) as error:
+        form = Form(
+            template=str(found["template"]),
+            fps=found["fps"] and float(found["fps"]),
+            frames=found["frames"],
+            min_pixels=int(found["min_pixels"]),
+            max_pixels=int(found["max_pixels"]),
+            image_mean=_colour(found["image_mean"]),
+            image_std=_colour(found["image_std"]),
+            mean={name: float(value) for name, value in found["mean"].items()},
+            std={name: float(value) for name, value in found["std"].items()},
+            output_dim=int(found["output_dim"]),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} could not be read: {error}") from None
     wanted = (VIDEO, "{prompt}", *MARKS.values())
     if wrong := [part for part in wanted if form.template.count(part) != 1]:
         raise WeightsError(f"{path}: the template must hold {', '.join(wrong)} exactly once")
-    if form.frames != "all" and not form.fps:
+    if form.frames != "all" and (form.frames or not form.fps):
         raise WeightsError(f'{path}: got fps {form.fps} and frames {form.frames}; wanted an fps, or frames "all"')
     if form.output_dim not in (1, len(MARKS)) or not form.mean.keys() & form.std.keys() >= MARKS.keys():
         raise WeightsError(f"{path}: wanted output_dim 1 or 3, and mean and std of {', '.join(MARKS)}")
     return form
+
+
+def _colour(numbers: Sequence[Any]) -> tuple[float, float, float]:
+    red, green, blue = map(float, numbers)
+    return red, green, blue
 
 
 def _check(folder: str) -> Path:
