@@ -67,6 +67,10 @@ class Family:
         """Which transitions are decided by what is trained."""
         return torch.ones(len(levels) - 1, dtype=torch.bool)
 
+    def deciding(self, levels: Float[Tensor, " L"]) -> list[str]:
+        """Which of `networks` decides each transition."""
+        return [next(iter(self.networks()))] * (len(levels) - 1)
+
     def start(self, noise: Tensor, level: Tensor) -> Tensor:
         """The first latents, from standard normal noise."""
         del level

@@ -114,6 +114,16 @@ class Generator:
             finally:
                 self._networks = mine
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Inside, one network gives the velocity at every level; for counting what each costs."""
+        mine = self._networks
+        self._networks = {name: mine[name]}
+        try:
+            yield
+        finally:
+            self._networks = mine
+
     def save(self, folder: Path) -> None:
         """A LoRA that the family's `load_lora_weights` reads, or the trained networks as diffusers folders."""
         if isinstance(self.settings.surface, LoRA):
@@ -129,7 +139,8 @@ class Generator:
     def _precision(self) -> AbstractContextManager[object]:
         """Weights that are trained themselves stay float32; where the network computes in less, each product is cast.
         Opened for each forward and without a cache, which would keep old copies of weights that have moved."""
-        if self.dtype == torch.float32 or not isinstance(self.settings.surface, Full):
+        exact = self.dtype == torch.float32 or not isinstance(self.settings.surface, Full)
+        if exact or self.device.type == "meta":  # where only shapes are computed there is no autocast
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 

@@ -82,10 +82,16 @@ class WanFamily(Family):
         high = levels[:-1] >= self.boundary
         return high if self.settings.experts == "high_noise" else ~high
 
+    def deciding(self, levels: Float[Tensor, " L"]) -> list[str]:
+        if self.boundary is None:
+            return super().deciding(levels)
+        return ["transformer" if level >= self.boundary else "transformer_2" for level in levels[:-1].tolist()]
+
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
         first, second = self.settings.guidance, self.settings.guidance_2 or self.settings.guidance
-        if self.boundary is None:
-            return _guided(networks["transformer"], latents, level, told, first)
+        if len(networks) == 1:
+            (network,) = networks.values()
+            return _guided(network, latents, level, told, first)
         high = level >= self.boundary
         experts = [("transformer", first, high), ("transformer_2", second, ~high)]
         found = torch.empty_like(latents)
