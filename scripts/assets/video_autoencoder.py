@@ -63,7 +63,7 @@ def main() -> None:
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     decoder = {"decoder": vae.decoder}
-    train("video_decoder", decoder, decoder_loss_of, steps=options.steps or 2400, learning_rate=1e-3, **common)
+    train("video_decoder", decoder, decoder_loss_of, steps=options.steps or 1600, learning_rate=1e-3, **common)
     with torch.no_grad():
         videos = films_of(balanced(captions, 512, 2), seed=10**9 + 1)[1] * 2 - 1
         means = torch.cat([vae.encode(part).latent_dist.mean for part in videos.split(64)]).transpose(0, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""The whole, from Python: `stepcredit.train`, `resume`, `evaluate`, `sample`."""
+"""The whole, from Python: `stepcredit.train`, `resume`, `evaluate`, `sample`, `export`."""
 
 import signal
 import time
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
+from stepcredit import memory
 from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
 from stepcredit.config.keys import INCIDENTAL
 from stepcredit.config.load import DEFAULT, changed_keys, load_recipe, to_yaml
@@ -22,6 +23,8 @@ from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
+from stepcredit.exporting import export as export
+from stepcredit.media import suffix
 from stepcredit.policies.generator import Generator
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
@@ -140,7 +143,7 @@ def _run(
     live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
     trackers = [folder, show, *services, *live]
     try:
-        with Interrupt(show.tell) as interrupt:
+        with Interrupt(show.tell) as interrupt, memory.explained(recipe, trainer.policy.device):
             rows = Loop(trainer, judges, folder, trackers, show.advance, interrupt).run(start, base)
     finally:
         for tracker in trackers:
@@ -157,7 +160,7 @@ def _run(
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, set(recipe.objectives)))
     places = {
-        "before and after": folder.path / "before_after.png",
+        "before and after": folder.path / f"before_after{suffix(trainer.policy.fps)}",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
     }
     places |= {"report": folder.path / "report.html"} if live else {}
@@ -230,9 +233,9 @@ def sample(
         }
         tunes = [(_weights(other, policy, recipe, raw=raw), strength) for other, strength in strengths.items()]
         tuned = draw(cast(Policy, Guided(policy, tunes)))
-    path = out or reader.path / "samples.png"
+    path = out or reader.path / f"samples{suffix(policy.fps)}"
     captions = [prompt for prompt in prompts for _ in range(count)]
-    before_after(path, captions, base, tuned, columns=min(count, 6))
+    before_after(path, captions, base, tuned, columns=min(count, 6), fps=policy.fps)
     return path
 
 

@@ -160,8 +160,8 @@ def test_gradients_reach_what_is_trained_and_nothing_else(name, surface, folders
         last = [at for at in dead if at.startswith("transformer_blocks.1.") and ("txt" in at or "add" in at)]
         dead = [at for at in dead if at not in last]
     assert not dead
-    moved = [parameter.grad.abs().max() > 0 for parameter in policy.parameters()]
-    assert sum(moved) > (0.45 if isinstance(surface, LoRA) else 0.8) * len(moved)  # a fresh LoRA's A has none
+    moved = [p.grad is not None and p.grad.abs().max() > 0 for p in policy.parameters()]
+    assert sum(moved) > (0.4 if isinstance(surface, LoRA) else 0.8) * len(moved)  # a fresh LoRA's A has none
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.config.prompts import FilePrompts, ListedPrompts, ScenesPrompts
+from stepcredit.config.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, ScenesPrompts
 from stepcredit.errors import PromptError
-from stepcredit.prompts.sources import Listed, Scenes, from_settings
-from stepcredit.scenes.captions import KINDS, parse, split
+from stepcredit.prompts.sources import Listed, from_settings
+from stepcredit.scenes.captions import KINDS, split
+from stepcredit.scenes.moving import MOVING_KINDS
+from stepcredit.scenes.worlds import kind_of
 
 SOURCES = {
     "listed": lambda: Listed([f"prompt {index}" for index in range(10)]),
-    "scenes": lambda: Scenes("training"),
+    "scenes": lambda: from_settings(ScenesPrompts()),
+    "moving scenes": lambda: from_settings(MovingScenesPrompts()),
 }
 
 
@@ -89,10 +92,13 @@ def test_an_epoch_visits_every_prompt_once(count):
     assert len(set(epochs)) > 1  # each in an order of its own
 
 
-def test_scenes_take_every_kind_equally_often():
-    drawn = Scenes("held_out").draw(40, seed=0, iteration=0)
-    kinds = Counter(caption.kind for caption in map(parse, drawn) if caption is not None)
-    assert kinds == dict.fromkeys(KINDS, 10)
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [(ScenesPrompts(split="held_out"), KINDS), (MovingScenesPrompts(split="held_out"), MOVING_KINDS)],
+)
+def test_scenes_take_every_kind_equally_often(settings, kinds):
+    drawn = from_settings(settings).draw(10 * len(kinds), seed=0, iteration=0)
+    assert Counter(map(kind_of, drawn)) == dict.fromkeys(kinds, 10)
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_prompt(tmp_path):

@@ -79,7 +79,7 @@ def test_stored_credit_comes_back_as_it_was(path):
 def test_a_reward_is_called_what_the_recipe_calls_it(path, settings, label):
     recipe = make_recipe(rewards=[settings])
     (path / "run.yaml").write_text(to_yaml(recipe))
-    assert RunReader(path).trained == [recipe.rewards[0].label] == [label]
+    assert RunReader(path).trained == recipe.objectives == [label]
 
 
 # Not a run, or not yet

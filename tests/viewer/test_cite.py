@@ -26,7 +26,7 @@ def test_every_recipe_cites_its_method_its_model_and_its_rewards(recipe):
     settings = load_recipe(recipe)
     assert f"method {settings.method_name}" in found
     assert f"model {settings.policy.type}" in found
-    assert all(f"reward {reward.label}" in found for reward in settings.rewards if reward.type != "custom")
+    assert all(f"reward {', '.join(reward.labels)}" in found for reward in settings.rewards if reward.type != "custom")
 
 
 @pytest.mark.parametrize("name", names())

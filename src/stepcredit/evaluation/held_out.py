@@ -1,7 +1,6 @@
 """A policy's pictures of held-out captions, always from the same noise, and their scores."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import decode, sample_ode
 from stepcredit.rollout.noise import NoiseStream
 from stepcredit.runs.looks import Look, Weights
-from stepcredit.scenes.captions import parse
-from stepcredit.scenes.checker import Answers, questions
+from stepcredit.scenes.worlds import questions_of
 
 SIBLINGS = 4  # pictures per caption draw, so that diversity can be measured
 _SEED = 20_260_419  # captions and noise of every evaluation, whatever the run's seed
@@ -44,7 +42,7 @@ def evaluate(
         policy, drawn, members=SIBLINGS, rows=rows, steps=steps, shift=shift, seed=_SEED, micro_batch=micro_batch
     )
     texts = tuple(drawn[row // SIBLINGS] for row in rows)
-    scores, errors = rewards.score(RewardBatch(images, texts, tuple(row // SIBLINGS for row in rows)))
+    scores, errors = rewards.score(RewardBatch(images, texts, tuple(row // SIBLINGS for row in rows), policy.fps))
     return Look(
         iteration=iteration,
         weights=weights,
@@ -53,8 +51,9 @@ def evaluate(
         prompts=texts,
         scores=scores,
         pictures=dict(zip(rows, images, strict=True)),
-        answers=checked(images, texts) if "composition" in rewards.names else {},
+        answers=checked(images, texts),
         errors=errors,
+        fps=policy.fps,
     )
 
 
@@ -66,13 +65,13 @@ def watched(prompts: PromptSource, *, count: int, watch: int) -> list[int]:
     return [group * SIBLINGS + sibling for group in sorted(groups) for sibling in range(SIBLINGS)]
 
 
-def checked(images: UInt8[np.ndarray, "B H W 3"], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The exact checker's answers, 1, 0 or NaN where the caption does not ask; nothing if a caption is foreign."""
-    captions = [parse(text) for text in texts]
-    found = [questions(image, caption) for image, caption in zip(images, captions, strict=True) if caption]
-    if len(found) < len(captions):
+def checked(media: UInt8[np.ndarray, "B *frames H W 3"], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The exact checkers' answers, 1, 0 or NaN where the caption does not ask; nothing if a caption is foreign."""
+    asked = [questions_of(medium, text) for medium, text in zip(media, texts, strict=True)]
+    found = [answers for answers in asked if answers]
+    if len(found) < len(asked):
         return {}
-    names = [item.name for item in fields(Answers)]
+    names = dict.fromkeys(name for answers in found for name in answers)
     return {name: np.array([answers.get(name, np.nan) for answers in found], dtype=float) for name in names}
 
 
@@ -87,8 +86,8 @@ def draw_pictures(
     seed: int,
     micro_batch: int,
     rows: Sequence[int] | None = None,
-) -> UInt8[np.ndarray, "B H W 3"]:
-    """`members` pictures of each prompt with the ODE, each from noise of its own that depends on the seed alone.
+) -> UInt8[np.ndarray, "B *frames H W 3"]:
+    """`members` pictures or videos of each prompt with the ODE, each from noise of its own that the seed decides.
 
     With `rows`, only these of the P x members pictures.
     """

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from stepcredit.errors import RunError
 from stepcredit.runs.looks import Look
-from stepcredit.scenes.captions import KINDS, parse
+from stepcredit.scenes.worlds import KINDS, kind_of
 
 _RESAMPLES = 2000
 
@@ -42,9 +42,9 @@ def compare(base: Look, tuned: Look) -> list[Difference]:
 
 
 def by_kind(base: Look, tuned: Look) -> dict[str, list[Difference]]:
-    """The same for each kind of caption of the drawn world; nothing for other prompts."""
+    """The same for each kind of caption of a drawn world; nothing for other prompts."""
     _same_pictures(base, tuned)
-    kinds = {prompt: caption.kind for prompt in set(base.prompts) if (caption := parse(prompt)) is not None}
+    kinds = {prompt: kind_of(prompt) for prompt in set(base.prompts)}
     rows = {kind: [r for r, p in zip(base.rows, base.prompts, strict=True) if kinds.get(p) == kind] for kind in KINDS}
     return {kind: compare(base.among(some), tuned.among(some)) for kind, some in rows.items() if some}
 

@@ -9,7 +9,7 @@ samples/000010/        held-out captions with fixed noise: scores and pictures, 
 checkpoints/000100/    see training/checkpoint.py
 evaluations/           what `stepcredit evaluate` found
 result.json            base against tuned on held-out captions
-before_after.png       report.html
+before_after.png       report.html; of videos before_after.webp
 """
 
 import json
@@ -93,7 +93,7 @@ class RunFolder:
         for path in self.checkpoints.glob("[0-9.]*"):  # newer ones are damaged, or it would go on from them
             if path.name.startswith(".") or int(path.name) > iterations:
                 shutil.rmtree(path)
-        for name in ("result.json", "before_after.png"):
+        for name in ("result.json", "before_after.png", "before_after.webp"):
             (self.path / name).unlink(missing_ok=True)
 
     def spent(self) -> float:

@@ -1,9 +1,10 @@
 """A look at held-out captions: pictures of one policy with their scores, as a record and as files. No torch.
 
 samples/000120/
-  look.json       iteration, which weights, names of the scores, how many pictures could not be scored
+  look.json       iteration, which weights, names of the scores, how many pictures could not be scored; of videos
+                  their frames and frames per second
   scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers
-  0007.png        the pictures that are kept, by row
+  0007.png        the pictures that are kept, by row; videos are 0007.webp
 """
 
 import json
@@ -13,12 +14,12 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 
+from stepcredit import media
 from stepcredit.errors import RunError
 
 Weights = Literal["base", "average", "trained"]
@@ -29,6 +30,7 @@ class Look:
     """Pictures of one policy from fixed captions and noise. `answers` are the checker's, NaN where not asked.
 
     `rows` number the pictures of the whole evaluation, so that two looks can be paired; `pictures` may hold only some.
+    With `fps` they are videos.
     """
 
     iteration: int
@@ -37,9 +39,10 @@ class Look:
     rows: tuple[int, ...]
     prompts: tuple[str, ...]
     scores: Float[np.ndarray, "B K"]
-    pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]]
+    pictures: Mapping[int, media.Medium]
     answers: Mapping[str, Float[np.ndarray, " B"]] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    fps: float | None = None
 
     def among(self, rows: Collection[int]) -> "Look":
         """The part of it with these rows, in their order here."""
@@ -55,6 +58,7 @@ class Look:
             pictures={row: picture for row, picture in self.pictures.items() if row in wanted},
             answers={name: values[at] for name, values in self.answers.items()},
             errors=self.errors,
+            fps=self.fps,
         )
 
     def means(self) -> dict[str, float]:
@@ -73,7 +77,7 @@ def write(folder: Path, look: Look, kept: Collection[int]) -> None:
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     for row in kept:
-        Image.fromarray(look.pictures[row]).save(writing / f"{row:04d}.png")
+        media.save(writing / f"{row:04d}{media.suffix(look.fps)}", look.pictures[row], look.fps)
     lines = [
         {
             "row": row,
@@ -86,6 +90,8 @@ def write(folder: Path, look: Look, kept: Collection[int]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (writing / "scores.jsonl").write_text(text, encoding="utf-8")
     about = {"iteration": look.iteration, "weights": look.weights, "names": look.names, "errors": look.errors}
+    if look.fps is not None:
+        about |= {"fps": look.fps, "frames": len(next(iter(look.pictures.values())))}
     (writing / "look.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(writing, folder)
@@ -106,9 +112,10 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
             rows=tuple(line["row"] for line in lines),
             prompts=tuple(line["prompt"] for line in lines),
             scores=np.array([[_value(line["scores"][name]) for name in names] for line in lines], dtype=float),
-            pictures={int(path.stem): _picture(path) for path in sorted(folder.glob("*.png"))} if pictures else {},
+            pictures=_pictures(folder, about) if pictures else {},
             answers={name: np.array([_value(line["answers"][name]) for line in lines], dtype=float) for name in asked},
             errors=tuple(about["errors"]),
+            fps=about.get("fps"),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:  # SyntaxError: a broken PNG
         raise RunError(
@@ -116,9 +123,9 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
         ) from None
 
 
-def _picture(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def _pictures(folder: Path, about: Mapping[str, Any]) -> dict[int, media.Medium]:
+    fps, frames = about.get("fps"), about.get("frames", 1)
+    return {int(path.stem): media.load(path, fps, frames) for path in sorted(folder.glob(f"*{media.suffix(fps)}"))}
 
 
 def _number(value: float) -> float | None:

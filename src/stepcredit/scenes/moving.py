@@ -1,8 +1,8 @@
 """The drawn world in motion: captions such as "a red circle moving right", and the videos that they are true of.
 
-    moving      a red circle moving right                               (also: left, up, down)
-    still       a red circle standing still
-    pair        a red circle moving right and a blue square standing still
+    one moving     a red circle moving right                               (also: left, up, down)
+    one still      a red circle standing still
+    two things     a red circle moving right and a blue square standing still
 
 The things, and the three that never occur in training, are those of `captions`. Of the captions made from the other
 fifteen, one fifth of each kind is held out. The two things of a pair keep to lanes of their own, so that they never
@@ -20,7 +20,7 @@ import numpy as np
 from stepcredit.scenes.captions import COLOURS, NEW_COMBINATIONS, SHAPES, Split, Thing
 from stepcredit.scenes.renderer import SIZE, Placed, render
 
-MovingKind = Literal["moving", "still", "pair"]
+MovingKind = Literal["one moving", "one still", "two things"]
 MOVING_KINDS: tuple[MovingKind, ...] = get_args(MovingKind)
 FRAMES = 9
 FPS = 8.0
@@ -84,10 +84,10 @@ def every_caption() -> tuple[MovingCaption, ...]:
     moving = [name for name, direction in DIRECTIONS.items() if any(direction)]
     couples = [(a, b) for a, b in product(DIRECTIONS, repeat=2) if _axes(a) <= _axes(b) or _axes(b) <= _axes(a)]
     return (
-        *(MovingCaption("moving", (Moving(thing, motion),)) for thing in things for motion in moving),
-        *(MovingCaption("still", (Moving(thing, "standing still"),)) for thing in things),
+        *(MovingCaption("one moving", (Moving(thing, motion),)) for thing in things for motion in moving),
+        *(MovingCaption("one still", (Moving(thing, "standing still"),)) for thing in things),
         *(
-            MovingCaption("pair", (Moving(first, a), Moving(second, b)))
+            MovingCaption("two things", (Moving(first, a), Moving(second, b)))
             for first, second in product(things, repeat=2)
             if first != second
             for a, b in couples

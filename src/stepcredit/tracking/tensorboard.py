@@ -1,10 +1,11 @@
-"""TensorBoard event files: scalars, pictures, histograms."""
+"""TensorBoard event files: scalars, pictures (of videos a few frames), histograms."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from stepcredit.media import still
 from stepcredit.records import StepReport
 
 PICTURES = 24  # of a look
@@ -27,7 +28,8 @@ class TensorBoardTracker:
             self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), iteration)
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        self._writer.add_images(name, np.stack(images[:PICTURES]), iteration, dataformats="NHWC")
+        shown = np.stack([still(image) for image in images[:PICTURES]])
+        self._writer.add_images(name, shown, iteration, dataformats="NHWC")
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():

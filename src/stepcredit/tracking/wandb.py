@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from stepcredit.media import still
 from stepcredit.records import StepReport
 
 PICTURES = 24  # of a look
@@ -33,7 +34,7 @@ class WandBTracker:
             self._add(iteration, {"problems": len(reasons)})
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        shown = [self._module.Image(i, caption=c) for i, c in zip(images[:PICTURES], captions, strict=False)]
+        shown = [self._module.Image(still(i), caption=c) for i, c in zip(images[:PICTURES], captions, strict=False)]
         if self._module.__name__ == "trackio":  # takes no lists
             self._add(iteration - 1, {f"{name}/{index:02d}": image for index, image in enumerate(shown)})
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stepcredit import media
 from stepcredit.config.recipe import Recipe
 from stepcredit.errors import RewardError
 from stepcredit.evaluation import held_out
@@ -19,6 +20,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import Advance
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
+from stepcredit.scenes.worlds import EXACT
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
@@ -184,12 +186,14 @@ def draw_before_after(folder: RunFolder, base: Look, tuned: Look, rows: Collecti
             first.setdefault(prompt, row)
     shown = list(first.items())[:GRID]
     marks: list[Any] | None = None
-    if "composition" in base.names:
-        column = base.names.index("composition")
+    exact = [name for name in EXACT if name in base.names]
+    if exact:
+        column = base.names.index(exact[0])
         at = {row: index for index, row in enumerate(base.rows)}
         marks = [tuple(bool(look.scores[at[row], column] == 1) for look in (base, tuned)) for _, row in shown]
     before, after = (np.stack([look.pictures[row] for _, row in shown]) for look in (base, tuned))
-    before_after(folder.path / "before_after.png", [caption for caption, _ in shown], before, after, marks=marks)
+    path = folder.path / f"before_after{media.suffix(base.fps)}"
+    before_after(path, [caption for caption, _ in shown], before, after, marks=marks, fps=base.fps)
 
 
 def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:

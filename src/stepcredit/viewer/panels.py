@@ -114,7 +114,7 @@ def outcome(story: Story) -> list[Panel]:
     panels = [
         Panel(
             "Gains over the base",
-            "in standard deviations of the base's pictures, with 95 % intervals over captions",
+            "in standard deviations of the base's samples, with 95 % intervals over captions",
             charts.intervals(gains, alt="gain of every score over the base", x_label="gain in standard deviations")
             if gains
             else charts.empty("no gains yet"),
@@ -173,7 +173,7 @@ def outcome(story: Story) -> list[Panel]:
         panels.append(
             Panel(
                 "What the exact checker says",
-                "share of pictures in which the question is answered right, over the captions that ask it",
+                "share of samples in which the question is answered right, over the captions that ask it",
                 charts.heat(
                     table,
                     alt="checker's questions before and after",
@@ -502,7 +502,7 @@ def _conflict(advantages: np.ndarray, a: int, b: int) -> float:
 
 SECTIONS: list[tuple[str, str, Callable[[Story], list[Panel]]]] = [
     ("rewards", "Rewards over time", curves),
-    ("outcome", "Did the pictures get better?", outcome),
+    ("outcome", "Did the samples get better?", outcome),
     ("when", "Which steps received the credit", when),
     ("mixing", "How the objectives were mixed", mixing),
     ("conflict", "Do the rewards agree?", conflict),

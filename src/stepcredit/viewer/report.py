@@ -1,25 +1,22 @@
 """The report: one self-contained HTML page about one run, finished or not."""
 
-import base64
-import io
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
+from stepcredit.media import data_uri
 from stepcredit.runs.files import write_text
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer import panels
 from stepcredit.viewer.panels import Story
 
-_SMALL = 64  # pictures up to this side are embedded as they are, larger ones as thumbnails
-_THUMBNAIL = 192
+_THUMBNAIL = 192  # longest side of a picture in the page
 _MOST_PAIRS = 96
 _ALARM = 0.2  # hacking gap, in standard deviations, from which on the page warns although both sides rose
 
@@ -73,6 +70,7 @@ def render(reader: RunReader) -> str:
         gap=_gap(story),
         captions=len(set(story.last.prompts)) if story.last else 0,
         pictures=len(story.last.rows) if story.last else 0,
+        media="videos" if story.last and story.last.fps is not None else "pictures",
         sections=[(key, title, build(story)) for key, title, build in panels.SECTIONS],
         groups=panels.groups(story),
         pairs=pairs(story),
@@ -133,13 +131,13 @@ def pairs(story: Story) -> list[Pair]:
     base, last = story.base, story.last
     if base is None or last is None:
         return []
-    found = []
+    found, shown = [], partial(data_uri, fps=last.fps, side=_THUMBNAIL)
     before, after = ({row: index for index, row in enumerate(look.rows)} for look in (base, last))
     for row in [row for row in last.pictures if row in base.pictures][:_MOST_PAIRS]:
         values = zip(base.names, base.scores[before[row]], last.scores[after[row]], strict=True)
         scores = [Score(name, float(old), float(new)) for name, old, new in values]
         caption = base.prompts[before[row]]
-        found.append(Pair(caption, _embedded(base.pictures[row]), _embedded(last.pictures[row]), scores))
+        found.append(Pair(caption, shown(base.pictures[row]), shown(last.pictures[row]), scores))
     return found
 
 
@@ -170,16 +168,3 @@ def _problems(reader: RunReader) -> list[tuple[str, int, int]]:
         count, first = seen.get(line["reason"], (0, line["iteration"]))
         seen[line["reason"]] = (count + 1, first)
     return [(reason, count, first) for reason, (count, first) in seen.items()]
-
-
-def _embedded(picture: np.ndarray) -> str:
-    """A data URI: small pictures exactly, larger ones as thumbnails."""
-    image, buffer = Image.fromarray(picture), io.BytesIO()
-    if max(image.size) <= _SMALL:
-        image.save(buffer, "PNG")
-        kind = "png"
-    else:
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        image.save(buffer, "WEBP", quality=80)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
