@@ -29,7 +29,13 @@ Settings = Annotated[str, Parameter(allow_leading_hyphen=True, help="[RECIPE.yam
 
 
 @app.command
-def train(*recipe: Settings, dry_run: bool = False, resume: Path | None = None) -> None:
+def train(
+    *recipe: Settings,
+    dry_run: bool = False,
+    peak_tflops: float = 790.0,
+    utilisation: float = 0.5,
+    resume: Path | None = None,
+) -> None:
     """Train a generator. Without arguments: OTCA on the embedded scenes world, on a CPU, in minutes.
 
     A recipe is a YAML file, here or inside the package, such as `recipes/scenes/otca.yaml`. Any of its keys is a
@@ -40,7 +46,11 @@ def train(*recipe: Settings, dry_run: bool = False, resume: Path | None = None) 
     Parameters
     ----------
     dry_run
-        Print the resolved recipe, the geometry and the cost; load no weights and write nothing.
+        Print the resolved recipe, what it computes, its work, memory and time; load no weights and write nothing.
+    peak_tflops
+        With --dry-run: what the device can do, TFLOP/s in the recipe's dtype. 790 is what an H200 reaches in bfloat16.
+    utilisation
+        With --dry-run: the share of it that training is expected to reach.
     resume
         Go on with this run folder, exactly; flags may raise training.iterations or change output.
     """
@@ -59,7 +69,7 @@ def train(*recipe: Settings, dry_run: bool = False, resume: Path | None = None) 
     if dry_run:
         from stepcredit.geometry import show
 
-        show(settings, console)
+        show(settings, console, peak_tflops=peak_tflops, utilisation=utilisation)
         return
     from stepcredit.api import train as run
 
