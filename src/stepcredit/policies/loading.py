@@ -87,7 +87,7 @@ def explain(settings: Settings, error: BaseException) -> str:
 def _is_unreachable(error: BaseException) -> bool:
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError | TimeoutError):
         return True
-    words = ("connection", "connect", "offline", "resolve", "timed out", "couldn't connect", "network")
+    words = ("connect", "offline", "resolve", "timed out", "network", "not fully cached", "disabled")
     return any(word in str(error).lower() for word in words)
 
 

@@ -1,0 +1,170 @@
+"""Bad input to generators: what is said, and that it says what to do."""
+
+import json
+import re
+import warnings
+
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+import miniatures
+from stepcredit.build import open_generator
+from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.errors import RecipeError, WeightsError
+from stepcredit.policies.loading import explain
+
+
+@pytest.fixture(scope="module")
+def wan_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan")
+    miniatures.wan().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd")
+    miniatures.sd().save_pretrained(folder)
+    return folder
+
+
+def wan(folder, **keys):
+    return open_generator(Wan(**{"weights": str(folder), "resolution": 16, "frames": 5, "max_tokens": 16, **keys}))
+
+
+@pytest.mark.parametrize("settings", [Flux, SD3, QwenImage, SD])
+def test_a_folder_of_another_family_names_the_right_one(settings, wan_folder):
+    with pytest.raises(WeightsError, match=r"is a WanPipeline, wanted a .*Pipeline; use policy\.type wan"):
+        open_generator(settings(weights=str(wan_folder)))
+
+
+def test_a_folder_of_no_known_family_is_refused(wan_folder, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+    with pytest.raises(WeightsError, match="is a AudioLDMPipeline, wanted a WanPipeline; this library has no family"):
+        wan(tmp_path)
+
+
+def test_a_missing_component_is_named(sd_folder, tmp_path):
+    miniatures.sd().save_pretrained(tmp_path)
+    for file in (tmp_path / "unet").iterdir():
+        file.unlink()
+    (tmp_path / "unet").rmdir()
+    with pytest.raises(WeightsError, match="lacks unet"):
+        open_generator(SD(weights=str(tmp_path), resolution=16))
+
+
+def test_a_hub_that_cannot_be_reached_says_how_to_go_without(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"cannot be reached.*hf download nobody/nothing --local-dir") as caught:
+        open_generator(SD3(weights="nobody/nothing"))
+    assert caught.value.__cause__ is not None
+
+
+class Answer:
+    """As much of a response as the hub's errors look at."""
+
+    headers: dict = {}  # noqa: RUF012
+    request = None
+    status_code = 403
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (GatedRepoError, r"is gated: accept its licence at https://huggingface\.co/a/b, then `hf auth login`"),
+        (RepositoryNotFoundError, r"no model a/b, or it is private"),
+        (RevisionNotFoundError, r'no revision "v9"'),
+    ],
+)
+def test_errors_of_the_hub_are_told_apart(error, wanted):
+    wrapped = OSError("diffusers wraps it")
+    wrapped.__cause__ = error("no", response=Answer())
+    assert re.search(wanted, explain(Flux(weights="a/b", revision="v9"), wrapped))
+
+
+def test_what_is_only_not_cached_counts_as_unreachable():
+    assert "cannot be reached" in explain(Flux(weights="a/b"), LocalEntryNotFoundError("not in the cache"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"resolution": 20}, r"policy\.resolution is 20; this model needs a multiple of 8, the nearest are 16 and 24"),
+        ({"resolution": (16, 30)}, r"is 16 x 30; this model needs a multiple of 8, the nearest are 16 x 24 and 16 x 32"),
+        ({"frames": 7}, r"policy\.frames is 7; .* the nearest are 5 and 9"),
+        ({"experts": "high_noise"}, r"policy\.experts is high_noise, but .* has one network; remove it"),
+        ({"attention": "telepathy"}, r'policy\.attention "telepathy" cannot be used here'),
+        ({"surface": LoRA(targets=["to_x"])}, r"no linear layer ends in to_x; there are: .*to_q"),
+        ({"surface": Full(modules=["atn"])}, r"no parameter has atn in its name; they begin with: blocks"),
+    ],
+)
+def test_settings_that_do_not_fit_name_what_would(keys, wanted, wan_folder):
+    with pytest.raises(RecipeError, match=wanted):
+        wan(wan_folder, **keys)
+
+
+def test_a_shift_is_refused_where_levels_come_from_noise_prediction(sd_folder):
+    policy = open_generator(SD(weights=str(sd_folder), resolution=16))
+    with pytest.raises(RecipeError, match=r"rollout\.shift has no meaning"):
+        policy.levels(4, 3.0)
+
+
+def test_a_prompt_that_is_cut_is_told_once_and_counted(wan_folder):
+    policy = wan(wan_folder)
+    long = [" ".join(["circle"] * 30), " ".join(["square"] * 30)]
+    with pytest.warns(UserWarning, match=r"longer than 16 tokens and is cut: \"circle circle") as told:
+        policy.encode(["a red circle", *long])
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.encode([*long, "triangle " * 30])
+    assert policy.cut_prompts == 3
+
+
+def test_every_distinct_prompt_is_encoded_once_and_the_cache_is_bounded(wan_folder):
+    policy = wan(wan_folder, text_cache=2, guidance=1.0)
+    first = policy.encode(["a red circle", "a blue square", "a red circle"])
+    assert policy._text.encoded == 2
+    again = policy.encode(["a blue square", "a red circle", "a white triangle"])
+    assert policy._text.encoded == 3
+    assert len(policy._text) == 2
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor[0], tensor[2])
+        assert torch.equal(tensor[0], again.tensors[name][1])
+
+
+def test_the_vae_decodes_in_slices_that_change_nothing(wan_folder):
+    latents = torch.randn(3, *wan(wan_folder).latent_shape(), generator=torch.Generator().manual_seed(0))
+    whole, sliced = (wan(wan_folder, decode_batch=size).decode(latents) for size in (8, 1))
+    assert whole.shape == (3, 5, 3, 16, 16)
+    assert torch.allclose(whole, sliced, atol=1e-5)
+
+
+@pytest.mark.parametrize("surface", [LoRA(rank=2), Full()])
+def test_what_is_trained_is_float32_over_a_bfloat16_network(surface, wan_folder):
+    policy = wan(wan_folder, dtype="bfloat16", surface=surface)
+    assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
+    assert policy.dtype == torch.bfloat16
+    x = torch.randn(2, *policy.latent_shape(), generator=torch.Generator().manual_seed(0))
+    found = policy.velocity(x, torch.tensor([0.9, 0.4]), policy.encode(["a red circle", "a blue square"]))
+    assert found.dtype == torch.float32
+    found.square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 for p in policy.parameters() if p.grad is not None)
+
+
+def test_one_expert_is_trained_and_the_steps_of_the_other_are_not(tmp_path):
+    miniatures.wan(experts=2).save_pretrained(tmp_path)
+    high, low = (wan(tmp_path, experts=which) for which in ("high_noise", "low_noise"))
+    levels = high.levels(6, None)
+    assert high.trainable(levels).tolist() == [level >= 0.875 for level in levels[:-1].tolist()]
+    assert torch.equal(high.trainable(levels), ~low.trainable(levels))
+    assert high.trainable(levels).any()
+    assert (~high.trainable(levels)).any()
+    assert list(high.surface.networks) == ["transformer"]
+    assert list(low.surface.networks) == ["transformer_2"]
