@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stepcredit import credit, flow, methods, objective
-    from stepcredit.api import Run, evaluate, resume, sample, train
+    from stepcredit.api import Run, evaluate, export, resume, sample, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "credit", "evaluate", "flow", "methods", "objective", "resume", "sample", "train"]
+__all__ = ["Run", "credit", "evaluate", "export", "flow", "methods", "objective", "resume", "sample", "train"]
 
 _ROOMS = {"credit", "flow", "methods", "objective"}
-_WHOLE = {"Run", "evaluate", "resume", "sample", "train"}
+_WHOLE = {"Run", "evaluate", "export", "resume", "sample", "train"}
 
 
 def __getattr__(name: str) -> object:

@@ -5,6 +5,7 @@ alpha and rank, scale = alpha / rank; a reader that does not know the notes take
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,13 +152,13 @@ def fold(path: Path, notes: Mapping[str, str]) -> None:
     config = json.loads(metadata.get(NOTES, "{}"))
     config |= {key: config[f"{key.removesuffix('.lora_alpha')}.r"] for key in config if key.endswith(".lora_alpha")}
     metadata |= {NOTES: json.dumps(config, indent=2, sort_keys=True)} if config else {}
-    save_file(folded, path, metadata={**metadata, **notes})
+    _write(folded, path, {**metadata, **notes})
 
 
 def annotate(path: Path, notes: Mapping[str, str]) -> None:
     """Rewrite a safetensors file with these notes added to its metadata."""
     tensors, metadata = _load(path)
-    save_file(tensors, path, metadata={**metadata, **notes})
+    _write(tensors, path, {**metadata, **notes})
 
 
 def _scales(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, float]:
@@ -182,6 +183,13 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"there is no LoRA {path}") from None
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Beside its place first: the tensors may still be read from the file that is there."""
+    writing = path.with_name(f".{path.name}.writing")
+    save_file(dict(tensors), writing, metadata=metadata)
+    os.replace(writing, path)
 
 
 def _few(items: list[str]) -> str:
