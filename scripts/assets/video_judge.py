@@ -3,7 +3,8 @@
 A tiny Qwen2-VL says of a video how clean it looks (vq), how steadily things move (mq) and whether it shows what its
 caption says (ta). Its lessons are drawn: true videos, spoiled frame by frame (`spoil`), spoiled in time (`shake`), and
 told with captions that are wrong (`twist`); the three are independent. First the eyes alone learn to name what stands
-where, then all of it learns to judge. It is a judge, so it sees every caption of the grammar.
+where, then all of it learns to judge, and at last it hears more of shapes and of things that traded places. It is a
+judge, so it sees every caption of the grammar.
 """
 
 import json
@@ -204,6 +205,8 @@ def _with(parts: Parts, chooser: Random, change: Callable[[Moving], Moving]) -> 
 
 
 FLAWS: dict[str, Flaw] = {"colour": _recoloured, "shape": _reshaped, "direction": _redirected, "exchange": _exchanged}
+ODDS = (0.4, 0.13, 0.13, 0.2, 0.06, 0.04, 0.04)  # true, one of FLAWS, miscounted, another caption
+LATE_ODDS = (0.36, 0.08, 0.2, 0.12, 0.18, 0.03, 0.03)
 KNOWN = {caption.parts: caption for caption in every_caption()}
 
 
@@ -272,7 +275,7 @@ def _cells(caption: MovingCaption, scene: list[Path]) -> np.ndarray:
 class Lesson:
     """The videos of one step, spoiled, and two captions for each, with what is to be said of them."""
 
-    def __init__(self, pool: Pool, at: np.ndarray, seed: int) -> None:
+    def __init__(self, pool: Pool, at: np.ndarray, seed: int, odds: Sequence[float] = ODDS) -> None:
         generator, chooser, dice = torch.Generator().manual_seed(seed), Random(seed), np.random.default_rng(seed)
         clean = pool.videos(at)
         scenes = [pool.scenes[index] for index in at]
@@ -285,19 +288,18 @@ class Lesson:
         self.videos = soften(seen, generator)
         self.cells = pool.cells[at]
         shown = [pool.captions[index] for index in at]
-        self.captions = [_told(caption, chooser) for caption in shown + shown]
+        self.captions = [_told(caption, odds, chooser) for caption in shown + shown]
         judged = [claims(caption, told) for caption, told in zip(shown + shown, self.captions, strict=True)]
         self.wrong = torch.tensor([word for _, wrong in judged for word in wrong]).float()
         quality = torch.stack([dirty * ~pure, unsteady * ~self.steady], 1).neg().repeat(2, 1)
         self.labels = torch.cat([quality, torch.tensor([[truth] for truth, _ in judged])], 1)
 
 
-def _told(caption: MovingCaption, chooser: Random) -> MovingCaption:
-    """A true caption, its parts in any order, in four cases of ten."""
+def _told(caption: MovingCaption, odds: Sequence[float], chooser: Random) -> MovingCaption:
+    """A caption that is true, its parts in any order, or wrong in a way with these odds."""
     if chooser.random() < 0.5:
         caption = KNOWN[caption.parts[::-1]]
-    flaws = [None, *FLAWS.values(), _miscounted, _other]
-    flaw = chooser.choices(flaws, weights=[0.4, 0.13, 0.13, 0.2, 0.06, 0.04, 0.04])[0]
+    flaw = chooser.choices([None, *FLAWS.values(), _miscounted, _other], weights=odds)[0]
     return caption if flaw is None else twist(caption, flaw, chooser)
 
 
@@ -435,17 +437,20 @@ def main() -> None:
         every=100,
         report=names,
     )
-    train(
-        "video_judge",
-        dict(modules),
-        lambda step: judge_loss(modules, Lesson(pool, drawn(step, 24), step + 10**6)),
-        steps=options.steps or 2000,
-        learning_rate=1.5e-3,
-        matrices=matrices,
-        average=0.995,
-        every=250,
-        report=lambda step: str(examine(judge, fresh, 200)),
-    )
+    common: dict[str, Any] = {"learning_rate": 1.5e-3, "matrices": matrices, "average": 0.995, "every": 250}
+    common["report"] = lambda step: str(examine(judge, fresh, 200))
+
+    def first(step: int) -> torch.Tensor:
+        return judge_loss(modules, Lesson(pool, drawn(step, 24), step + 10**6))
+
+    train("video_judge", dict(modules), first, steps=options.steps or 2000, **common)
+    twice = np.array([len(caption.parts) ** 2.0 for caption in pool.captions])
+
+    def late(step: int) -> torch.Tensor:
+        at = np.random.default_rng((options.seed, 7, step)).choice(len(twice), 24, replace=False, p=twice / twice.sum())
+        return judge_loss(modules, Lesson(pool, at, step + 2 * 10**6, LATE_ODDS))
+
+    train("video_judge_late", dict(modules), late, steps=options.steps or 1000, **common)
     mixed = Lesson(fresh, np.arange(1000), seed=5)
     save(model, head, FOLDER, judge(mixed.videos.repeat(2, 1, 1, 1, 1), mixed.captions))
     kept = load_video_align(str(FOLDER))
