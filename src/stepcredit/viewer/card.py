@@ -86,7 +86,7 @@ def render(reader: RunReader, recipe: Recipe, exported: Exported) -> str:
         what=_WHAT[exported.kind],
         base=f"[{base.hub}](https://huggingface.co/{base.hub})" if base.hub else base.name,
         version=version(reader),
-        iteration=exported.iteration,
+        iterations=_many(exported.iteration, "iteration"),
         method=recipe.method_name,
         paper=getattr(recipe.method, "paper", ""),
         summary=getattr(recipe.method, "summary", "a rule of its own"),
@@ -224,11 +224,13 @@ def _state(reader: RunReader, exported: Exported, found: Mapping[str, Any] | Non
     result, sentences = reader.result(), []
     if result is None:
         planned = "a budget of network forwards" if reader.recipe["training"].get("budget") else f"{reader.iterations}"
-        sentences.append(f"The run is not finished: {len(reader.metrics())} iterations so far, of {planned}.")
+        done = _many(len(reader.metrics()), "iteration")
+        sentences.append(f"The run is not finished: {done} so far, of {planned}.")
     if found is None:
         other = ""
         if result is not None:
-            other = f" The run's own result is of {_WEIGHTS[result['weights']]} after {result['iteration']} iterations."
+            when = _many(result["iteration"], "iteration")
+            other = f" The run's own result is of {_WEIGHTS[result['weights']]} after {when}."
         sentences.append(f"These weights were not measured.{other}")
     return " ".join(sentences) or "The run is finished, and these are the weights that it measured."
 
@@ -237,8 +239,9 @@ def _about(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
     return (
-        f"{found['pictures']} samples of {found['captions']} captions of the recipe's `evaluation.prompts`, from the "
-        "same noise before and after; intervals treat captions as independent. Held-out scores were never trained on."
+        f"{_many(found['pictures'], 'sample')} of {_many(found['captions'], 'caption')} of the recipe's "
+        "`evaluation.prompts`, from the same noise before and after; intervals treat captions as independent. Held-out "
+        "scores were never trained on."
     )
 
 
@@ -269,8 +272,12 @@ def _licence(base: Base, exported: Exported) -> str:
     if base.licence != "other":
         return f"That of the base, {base.licence}."
     which = f"[{base.hub}](https://huggingface.co/{base.hub})" if base.hub else f"`{base.name}`"
-    what = "They contain the base's weights" if exported.kind != "lora" else "They are of use only with the base"
+    what = "It is of use only with the base" if exported.kind == "lora" else "It contains weights of the base"
     return f"{what}: the licence of {which} says what may be done with it."
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _cell(text: str) -> str:
