@@ -70,7 +70,7 @@ def data_uri(medium: Medium, fps: float | None, *, side: int) -> str:
     return _uri("webp", buffer.getvalue())
 
 
-def still(medium: Medium, *, frames: int = 4) -> UInt8[np.ndarray, "H W 3"]:
+def still(medium: Medium, *, frames: int = 4) -> UInt8[np.ndarray, "H shown 3"]:
     """A picture as it is; of a video some frames side by side, first to last, for those who show no motion."""
     if not is_video(medium):
         return medium
