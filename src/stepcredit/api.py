@@ -73,7 +73,7 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
         recipe = load_recipe(recipe, settings)
     elif settings:
         raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
-    folder = RunFolder.create(recipe.output.folder or Path("runs") / f"{recipe.method_name}-{recipe.seed}")
+    folder = RunFolder.create(recipe.folder)
     try:
         trainer, judges = build_trainer(recipe)
         stood_on = {"format": FORMAT, **describe(), "rewards": judges.rewards.fingerprints()}

@@ -24,10 +24,12 @@ from torch.utils.flop_counter import flop_registry
 from stepcredit.build import family
 from stepcredit.config.policies import Full, LoRA
 from stepcredit.config.recipe import Recipe
+from stepcredit.errors import PromptError
 from stepcredit.methods.base import Method
 from stepcredit.policies.blueprint import blueprint, tokenizers_are_real
 from stepcredit.policies.generator import Generator
-from stepcredit.prompts.sources import from_settings
+from stepcredit.prompts.sources import Listed, from_settings
+from stepcredit.protocols import PromptSource
 from stepcredit.records import Condition, Plan
 from stepcredit.rollout.plan import draw
 
@@ -64,6 +66,8 @@ class Costs:
     pairs: int
     exact_texts: bool
     """Whether lengths of texts are those of the model's own tokenizers."""
+    missing: str | None = None
+    """Why prompts of twenty words stand in for the recipe's own; None where they do not."""
 
     @property
     def flops(self) -> int:
@@ -91,7 +95,7 @@ def count_costs(recipe: Recipe) -> Costs:
     policy = sketch(recipe)
     plan = _plan(recipe, policy)
     bytes_of = _Weights(recipe, policy)
-    prompts = from_settings(recipe.prompts)
+    prompts, missing = _prompts(recipe)
     text_work, told = encode(policy, prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0))
     calls = Counter(policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift)))
     samples, passes = recipe.rollout.prompts * recipe.rollout.group_size, recipe.training.passes
@@ -140,6 +144,7 @@ def count_costs(recipe: Recipe) -> Costs:
         },
         pairs=int(plan.trained.sum()),
         exact_texts=tokenizers_are_real(policy.pipe),
+        missing=missing,
     )
 
 
@@ -223,6 +228,15 @@ def sketch(recipe: Recipe) -> Generator:
     )
     adapter = family(settings)
     return Generator(adapter, settings, pipe=blueprint(settings, adapter))
+
+
+def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
+    """The recipe's prompts; where they are not here yet, stand-ins and the reason."""
+    try:
+        return from_settings(recipe.prompts), None
+    except PromptError as error:
+        words = " ".join(["word"] * 19)
+        return Listed([f"{words} {index}" for index in range(recipe.rollout.prompts)]), str(error)
 
 
 def _plan(recipe: Recipe, policy: Generator) -> Plan:

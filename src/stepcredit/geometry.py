@@ -69,7 +69,9 @@ def show(recipe: Recipe, console: Console, *, peak_tflops: float, utilisation: f
     console.print(Syntax(to_yaml(recipe), "yaml", background_color="default"))
     table = Table("one iteration", "", box=None, pad_edge=False, header_style="bold")
     rollout = recipe.rollout
-    table.add_row("pictures", f"{geometry.samples:,} = {rollout.prompts} prompts x {rollout.group_size}")
+    table.add_row(
+        f"{recipe.policy.medium}s", f"{geometry.samples:,} = {rollout.prompts} prompts x {rollout.group_size}"
+    )
     table.add_row("trained (sample, step) pairs", f"{geometry.pairs:,}")
     table.add_row("optimiser steps", f"{geometry.optimiser_steps}")
     table.add_row("rollout", f"{geometry.rollout_calls:,} network calls in {geometry.rollout_batches} batches")
@@ -85,7 +87,7 @@ def show(recipe: Recipe, console: Console, *, peak_tflops: float, utilisation: f
     ends = f"; it ends once {recipe.training.budget:,} are spent" if recipe.training.budget is not None else ""
     console.print(
         f"\nwhole run: {recipe.training.iterations} iterations, "
-        f"{geometry.samples * recipe.training.iterations:,} pictures, {whole:,} forward-equivalents, "
+        f"{geometry.samples * recipe.training.iterations:,} {recipe.policy.medium}s, {whole:,} forward-equivalents, "
         f"{work(costs.flops * recipe.training.iterations)}, {hours:,.2g} h{ends}. "
         "Nothing was loaded or written.",
         highlight=False,
@@ -104,6 +106,8 @@ def show_costs(costs: Costs, console: Console, *, peak_tflops: float, utilisatio
     console.print(table)
     rewards = "Rewards are not counted."
     texts = "" if costs.exact_texts else " Lengths of texts are guessed: the tokenizers are not on this machine."
+    if costs.missing is not None:
+        texts += f" Prompts of twenty words stand in for the recipe's: {costs.missing}."
     console.print(
         f"Time at {utilisation:.0%} of {peak_tflops:,g} TFLOP/s; --utilisation and --peak-tflops change it. "
         f"{rewards}{texts}",

@@ -84,7 +84,7 @@ class Output(Strict):
     """The run folder and what is written there."""
 
     folder: Path | None = None
-    """Where the run is written; null is runs/METHOD-SEED."""
+    """Where the run is written; null is runs/METHOD-SEED, of videos runs/video-METHOD-SEED."""
     credit_every: int = Field(default=1, ge=1)
     """Iterations between stored credit tensors."""
     checkpoint_every: int = Field(default=25, ge=1)
@@ -167,6 +167,12 @@ class Recipe(Strict):
     def objective_weights(self) -> list[float]:
         """Weight of each objective, for methods that sum them."""
         return [reward.weight for reward in self.rewards for _ in reward.labels]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        kind = "video-" if self.policy.medium == "video" else ""
+        return self.output.folder or Path("runs") / f"{kind}{self.method_name}-{self.seed}"
 
     @property
     def method_name(self) -> str:
