@@ -89,7 +89,7 @@ class WanFamily(Family):
 
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
         first, second = self.settings.guidance, self.settings.guidance_2 or self.settings.guidance
-        if len(networks) == 1:
+        if self.boundary is None or len(networks) == 1:
             (network,) = networks.values()
             return _guided(network, latents, level, told, first)
         high = level >= self.boundary
