@@ -11,7 +11,7 @@ import pytest
 from drawn_runs import drawn_run
 from stepcredit import __version__, cli
 
-COMMANDS = ("train", "evaluate", "report", "show", "compare", "cite", "sample", "methods", "doctor")
+COMMANDS = ("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "doctor")
 HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'}"
 
 
@@ -114,7 +114,7 @@ def test_a_command_line_that_makes_no_sense_fails(arguments, capsys):
         ("half", "is half-written"),
     ],
 )
-@pytest.mark.parametrize("command", ["evaluate", "report", "show", "compare", "cite", "sample"])
+@pytest.mark.parametrize("command", ["evaluate", "report", "show", "compare", "cite", "sample", "export"])
 def test_what_is_no_run_is_refused_without_a_traceback(tmp_path, capsys, command, what, wanted):
     (tmp_path / "empty").mkdir()
     for name, file in {"something": "notes.txt", "half": "run.yaml"}.items():
