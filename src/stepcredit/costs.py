@@ -16,7 +16,6 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
@@ -182,12 +181,16 @@ class Meter(TorchDispatchMode):
         self.live -= size
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention as GPUs do it: on the meta device PyTorch would multiply the whole matrix out and keep it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = _fused if func is F.scaled_dot_product_attention else func
-        return call(*args, **(kwargs or {}))
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Inside, attention is as GPUs do it: on the meta device PyTorch would multiply the whole matrix out and keep it.
+    A function is replaced, since modes of PyTorch do not reach what checkpointing computes again."""
+    own = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = _fused  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = own
 
 
 def _fused(
@@ -213,7 +216,7 @@ def _fused(
 
 def measure(call: Callable[[], object]) -> Meter:
     """Work and peak of a call on the meta device."""
-    with FusedAttention(), Meter() as meter:
+    with fused_attention(), Meter() as meter:
         call()
     return meter
 
@@ -345,6 +348,7 @@ class _Weights:
             self.resident["moving average"] = 4 * count
         if full and cast(Method, recipe.method).kl_weight > 0:
             self.resident["reference"] = frozen["network"] + 4 * count
+        self.resident = {part: size for part, size in self.resident.items() if size}
         self.copies = 0
         for parameter in trained:
             if full and policy.dtype != torch.float32:  # autocast computes with a copy, and keeps it for the backward

@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ class Guessed:
     ) -> Tokens:
         del others
         lengths = [len(self.tokenize(item)) + 2 for item in ([text] if isinstance(text, str) else text)]
+        if padding == "longest":  # pipelines ask so to warn of what they cut; nothing is known to be cut
+            lengths = [1] * len(lengths)
         limit = max_length or self.model_max_length
         if truncation:
             lengths = [min(length, limit) for length in lengths]
@@ -135,11 +138,11 @@ def _part(config: Config, settings: Settings) -> Any:
     if found is None:
         raise WeightsError(f"{settings.weights} has a part of class {name}, which this diffusers does not know")
     given = {key: value for key, value in config.items() if key != "_class_name"}
-    if not issubclass(found, torch.nn.Module):
-        return found.from_config(given)
-    with torch.device("meta"):
-        ours = found.__module__.startswith("diffusers")
+    ours = found.__module__.startswith("diffusers")
+    with torch.device("meta") if hasattr(found, "parameters") else nullcontext():  # schedulers keep their numbers
         module = found.from_config(given) if ours else found(found.config_class.from_dict(given))
+    if not isinstance(module, torch.nn.Module):
+        return module
     dtype = getattr(torch, settings.dtype)
     exempt = (getattr(found, "_keep_in_fp32_modules", None) or ()) if ours or dtype == torch.float16 else ()
     for key, parameter in module.named_parameters():
