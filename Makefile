@@ -22,10 +22,13 @@ checks: $(INSTALLED)  ## lint, import floors, types
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-assets: $(INSTALLED)  ## train every embedded model again (about an hour and a half on two cores; resumes when stopped)
+assets: $(INSTALLED)  ## train every embedded model again (about three hours on two cores; resumes when stopped)
 	$(BIN)/python scripts/assets/autoencoder.py
 	$(BIN)/python scripts/assets/rewards.py
 	$(BIN)/python scripts/assets/generator.py
+	$(BIN)/python scripts/assets/video_autoencoder.py
+	$(BIN)/python scripts/assets/video_judge.py
+	$(BIN)/python scripts/assets/video_generator.py
 	$(BIN)/python scripts/assets/card.py
 
 clean:  ## remove the environment and build leftovers; runs stay

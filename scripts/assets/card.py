@@ -8,7 +8,7 @@ CARD = """\
 ---
 license: apache-2.0
 library_name: diffusers
-tags: [text-to-image, flux, reinforcement-learning, synthetic]
+tags: [text-to-image, text-to-video, flux, wan, reinforcement-learning, synthetic]
 ---
 
 # The embedded models
@@ -59,7 +59,35 @@ explains {aesthetic[variance_explained]:.0%} of the variance of a synthetic tast
 The taste, on LAION's scale: a clean picture about 6, a spoiled one up to three points less, and warm colours .3 above
 cool ones. It never asks what the caption said, which is where it conflicts with the other two (`docs/rewards.md`).
 
-Known limits: 21 words, six colours, three shapes, at most three objects; a judge can be fooled (`docs/rewards.md`).
+## wan_scenes: captions to 9 frames of 32 x 32
+
+A diffusers `WanPipeline`: {video[transformer]:,} parameters in the transformer, {video[vae]:,} in the autoencoder (16
+channels, 3 x 8 x 8), {video[text_encoder]:,} in the UMT5 text encoder.
+
+```python
+import torch
+from diffusers import WanPipeline
+pipe = WanPipeline.from_pretrained("src/stepcredit/assets/wan_scenes", dtype=torch.float32)
+small = {{"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16, "num_inference_steps": 10}}
+frames = pipe("a red circle moving right", guidance_scale=1.0, **small).frames[0]
+```
+
+In its last 300 of 5,300 steps three in ten videos were spoiled, in looks or in motion. Share of videos in which things,
+colours and motion are right and the motion is steady, 10 steps, no guidance, 1,024 videos a line:
+
+| captions | all | one moving | one still | two things |
+|---|---|---|---|---|
+{motion}
+
+## video_align_scenes: the judge of videos
+
+A miniature of VideoAlign: a Qwen2-VL with a reward head, three numbers from one look. On 1,000 new videos: VQ puts the
+clean above the spoiled for {judge[vq_clean_above_spoiled]:.1%}, MQ the steady above the shaken for {judge[mq_steady_above_shaken]:.1%}, TA the true caption above one that
+is wrong in a colour, a shape, a direction for {words[colour]:.1%}, {words[shape]:.1%}, {words[direction]:.1%}, and above one whose two things are exchanged
+for {words[exchange]:.1%}. The three hardly correlate.
+
+Known limits of both worlds: few words, six colours, three shapes, at most three objects; a judge can be fooled
+(`docs/rewards.md`).
 """
 
 
@@ -69,6 +97,12 @@ def main() -> None:
 
     generator = read("flux_scenes")
     kinds = ("all", "single", "count", "pair", "position")
+    video, judge = read("wan_scenes"), read("video_align_scenes")
+    moves = ("all", "one moving", "one still", "two things")
+    motion = [
+        f"| {name} | " + " | ".join(f"{video[name][kind]:.3f}" for kind in moves) + " |"
+        for name in ("training", "held_out", "new_combinations")
+    ]
     rows = [
         f"| {name} | " + " | ".join(f"{generator[name][kind]:.3f}" for kind in kinds) + " |"
         for name in ("training", "held_out", "new_combinations")
@@ -80,6 +114,10 @@ def main() -> None:
         clip=read("clip_scenes"),
         hps=read("hps_scenes"),
         aesthetic=read("aesthetic_scenes"),
+        video=video["parameters"],
+        motion="\n".join(motion),
+        judge=judge,
+        words=judge["ta_true_above_one_word_wrong"],
         **generator["parameters"],
     )
     (ASSETS / "README.md").write_text(text)

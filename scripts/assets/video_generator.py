@@ -133,7 +133,7 @@ def main() -> None:
     networks = {"transformer": pipe.transformer, "umt5": pipe.text_encoder}
     common = {"average": 0.997, "report": lambda step: str(motion(pipe, "held_out"))}
     muon = hidden_matrices(networks)
-    steps = options.steps or 3000
+    steps = options.steps or 5000
     train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=500, **common)
     last = partial(loss_of, latents=mixed_quality, first=steps)
     train("video_scraped", networks, last, steps=options.steps or 300, learning_rate=3e-4, every=150, **common)
