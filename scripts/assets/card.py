@@ -82,9 +82,14 @@ colours and motion are right and the motion is steady, 10 steps, no guidance, 1,
 ## video_align_scenes: the judge of videos
 
 A miniature of VideoAlign: a Qwen2-VL with a reward head, three numbers from one look. On 1,000 new videos: VQ puts the
-clean above the spoiled for {judge[vq_clean_above_spoiled]:.1%}, MQ the steady above the shaken for {judge[mq_steady_above_shaken]:.1%}, TA the true caption above one that
-is wrong in a colour, a shape, a direction for {words[colour]:.1%}, {words[shape]:.1%}, {words[direction]:.1%}, and above one whose two things are exchanged
-for {words[exchange]:.1%}. The three hardly correlate.
+clean above the spoiled for {judge[vq_clean_above_spoiled]:.1%}, MQ the steady above the shaken for
+{judge[mq_steady_above_shaken]:.1%}, and TA the true caption above one that is wrong in one respect:
+
+| colour | shape | direction | things exchanged |
+|---|---|---|---|
+| {words[colour]:.1%} | {words[shape]:.1%} | {words[direction]:.1%} | {words[exchange]:.1%} |
+
+The three hardly correlate.
 
 Known limits of both worlds: few words, six colours, three shapes, at most three objects; a judge can be fooled
 (`docs/rewards.md`).

@@ -5,10 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKLWan
 from transformers import CLIPTokenizer, T5Tokenizer
 
 import stepcredit
-from stepcredit.scenes.captions import every_caption
+from stepcredit.scenes import moving
+from stepcredit.scenes.captions import balanced, every_caption
+from stepcredit.scenes.moving import MOVING_KINDS
+from stepcredit.scenes.moving_checker import check_motion
 
 ASSETS = Path(stepcredit.__file__).parent / "assets"
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "assets"))
@@ -48,3 +53,32 @@ def test_the_t5_tokenizer_numbers_words_as_the_script_does():
 def test_base_quality_leaves_work_for_reinforcement_learning():
     measured = json.loads((ASSETS / "flux_scenes" / "metrics.json").read_text())
     assert 0.45 <= measured["held_out"]["all"] <= 0.75
+
+
+def test_the_video_base_leaves_work_too():
+    measured = json.loads((ASSETS / "wan_scenes" / "metrics.json").read_text())
+    assert 0.4 <= measured["held_out"]["all"] <= 0.7
+    assert sorted(measured["held_out"]) == sorted(["all", *MOVING_KINDS])
+
+
+def test_the_tokenizer_of_the_video_generator_knows_every_word():
+    from video_generator import LENGTH
+    from vocabulary import t5_tokenizer, words
+
+    captions = moving.every_caption()[::7]
+    embedded = T5Tokenizer.from_pretrained(ASSETS / "wan_scenes" / "tokenizer")
+    scripted = t5_tokenizer(words(moving.every_caption()), LENGTH)
+    assert all(embedded(str(c)).input_ids == scripted(str(c)).input_ids for c in captions)
+    assert max(len(embedded(str(c)).input_ids) for c in captions) <= LENGTH
+
+
+def test_the_video_autoencoder_keeps_what_the_checker_reads():
+    from common import films_of
+
+    vae = AutoencoderKLWan.from_pretrained(ASSETS / "wan_scenes" / "vae", dtype=torch.float32)
+    captions = balanced(moving.every_caption(), 24, 5)
+    videos = films_of(captions, 3)[1]
+    with torch.no_grad():
+        decoded = (vae.decode(vae.encode(videos * 2 - 1).latent_dist.mean).sample / 2 + 0.5).clamp(0, 1)
+    pixels = (decoded * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
+    assert sum(check_motion(video, c).correct for video, c in zip(pixels, captions, strict=True)) >= 20
