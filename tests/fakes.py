@@ -35,7 +35,7 @@ _HIDDEN = 8
 class FakePolicy:
     """Implements `protocols.Policy`. The weights depend on the seed alone."""
 
-    prediction, fps = "velocity", None
+    prediction, fps, cut_prompts = "velocity", None, 0
 
     def __init__(self, seed: int = 0) -> None:
         self.device, self.dtype = torch.device("cpu"), torch.float32

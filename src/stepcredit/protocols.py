@@ -35,6 +35,11 @@ class Policy(Protocol):
         """Frames per second of the videos that it draws; None for pictures."""
         ...
 
+    @property
+    def cut_prompts(self) -> int:
+        """Distinct prompts so far that were longer than the tokenizer takes, and were cut."""
+        ...
+
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Conditions for distinct prompts, one row each."""
         ...

@@ -75,6 +75,7 @@ def step(trainer: Trainer, iteration: int, advance: Advance = lambda pairs: None
         **credit_metrics(credit, rewards),
         **updates,
         "rollout/unusable": float(unusable),
+        "rollout/cut_prompts": float(trainer.policy.cut_prompts),
     }
     metrics |= cost(trainer, trajectory, updates["update/pairs"])
     return Step(StepReport(iteration, metrics), credit, rewards, trajectory, tuple(prompts))
