@@ -83,7 +83,7 @@ def export(
             kind=kind,
             iteration=int(chosen.name),
             weights=weights,
-            pipeline={kind: name for name, kind in FAMILIES.items()}[recipe.policy.type],
+            pipeline={mine: name for name, mine in FAMILIES.items()}[recipe.policy.type],
             networks=networks,
             where=push_to_hub or target.name,
             picture=_picture(reader, writing, int(chosen.name), weights),

@@ -1,7 +1,6 @@
 """Uploading a finished folder to the Hugging Face hub, with errors that say what to do."""
 
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import HfApi
@@ -32,15 +31,14 @@ def check(name: str) -> None:
         raise RunError(f"there is no token of the hub on this machine; {_LOG_IN}")
 
 
-def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
-    """Everything in a folder, in one commit; returns the address of the page."""
+def upload(folder: Path, name: str, *, private: bool, message: str) -> None:
+    """Everything in a folder, in one commit; never into a public repository where a private one is asked for."""
     api = HfApi()
     try:
         api.create_repo(name, private=private or None, exist_ok=True)
         public = private and not api.model_info(name).private
-        found: Any = None
         if not public:
-            found = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
     except Exception as error:  # the hub's own errors, its transport's, the operating system's
         raise RunError(f"{_explain(name, error)}. The export is whole in {folder}") from error
     if public:
@@ -48,7 +46,6 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
             f"{name} exists already and is public, and --private was asked for; nothing was uploaded. Make it private "
             f"on its page, or choose another name. The export is whole in {folder}"
         )
-    return str(getattr(found, "repo_url", None) or f"https://huggingface.co/{name}")
 
 
 def _explain(name: str, error: Exception) -> str:

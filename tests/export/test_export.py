@@ -94,7 +94,7 @@ def tuned(name, bases, surface=None, **more):
 
 def disturb(policy, seed):
     generator = torch.Generator().manual_seed(seed)
-    size = 0.05 if isinstance(getattr(policy, "settings", None) and policy.settings.surface, LoRA) else 0.01
+    size = 0.05 if isinstance(getattr(policy, "settings", None) and policy.settings.surface, LoRA) else 0.03
     for parameter in policy.parameters():
         parameter.data += size * torch.randn(parameter.shape, generator=generator)
 
@@ -577,9 +577,11 @@ def opened(name, bases, **surface):
 
 
 @torch.no_grad()
-def velocities(policy):
-    x, levels = noise_for(policy), torch.tensor([0.95, 0.4])
-    return policy.velocity(x, levels, policy.encode(PROMPTS))
+def apart(one, other):
+    """How far two generators' velocities are from each other, in parts of their size."""
+    x, levels = noise_for(one), torch.tensor([0.95, 0.4])
+    first, second = (policy.velocity(x, levels, policy.encode(PROMPTS)) for policy in (one, other))
+    return (first - second).abs().max() / second.abs().max()
 
 
 @pytest.mark.parametrize("name", ["wan_2", "sd"])
@@ -589,10 +591,10 @@ def test_training_goes_on_from_an_export(name, alpha, bases, tmp_path):
     folder = stepcredit.export(stored(tmp_path / "run", recipe, policy))
     for start in (folder, tmp_path / "run" / "checkpoints" / "000001" / "adapter"):
         again = opened(name, bases, alpha=alpha, start=str(start))
-        assert torch.allclose(velocities(again), velocities(policy), atol=1e-5)
+        assert apart(again, policy) <= 1e-5
     if name == "sd":
         again = opened(name, bases, alpha=alpha, start=str(folder / NAME))
-        assert torch.allclose(velocities(again), velocities(policy), atol=1e-5)
+        assert apart(again, policy) <= 1e-5
 
 
 def test_a_lora_of_another_base_is_refused(bases, tmp_path):
