@@ -25,7 +25,7 @@ from stepcredit.config.policies import Full, LoRA
 from stepcredit.config.recipe import Recipe
 from stepcredit.errors import PromptError
 from stepcredit.methods.base import Method
-from stepcredit.policies.blueprint import blueprint, tokenizers_are_real
+from stepcredit.policies.blueprint import blueprint, guessed_lengths
 from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import Listed, from_settings
 from stepcredit.protocols import PromptSource
@@ -63,8 +63,8 @@ class Costs:
     waiting: Mapping[str, int]
     needs: Mapping[Phase, Need]
     pairs: int
-    exact_texts: bool
-    """Whether lengths of texts are those of the model's own tokenizers."""
+    guessed_texts: bool
+    """Whether lengths of texts had to be guessed: the tokenizer is not here, and the model does not pad."""
     missing: str | None = None
     """Why prompts of twenty words stand in for the recipe's own; None where they do not."""
 
@@ -142,7 +142,7 @@ def count_costs(recipe: Recipe) -> Costs:
             "update": Need(bytes_of.copies, update_each, min(recipe.training.micro_batch, per_update)),
         },
         pairs=int(plan.trained.sum()),
-        exact_texts=tokenizers_are_real(policy.pipe),
+        guessed_texts=guessed_lengths(policy.pipe),
         missing=missing,
     )
 

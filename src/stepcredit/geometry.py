@@ -83,12 +83,12 @@ def show(recipe: Recipe, console: Console, *, peak_tflops: float, utilisation: f
     console.print(table)
     show_costs(costs, console, peak_tflops=peak_tflops, utilisation=utilisation)
     whole = geometry.forward_equivalents * recipe.training.iterations
-    hours = costs.seconds(peak_tflops=peak_tflops, utilisation=utilisation) * recipe.training.iterations / 3600
+    seconds = costs.seconds(peak_tflops=peak_tflops, utilisation=utilisation) * recipe.training.iterations
     ends = f"; it ends once {recipe.training.budget:,} are spent" if recipe.training.budget is not None else ""
     console.print(
         f"\nwhole run: {recipe.training.iterations} iterations, "
         f"{geometry.samples * recipe.training.iterations:,} {recipe.policy.medium}s, {whole:,} forward-equivalents, "
-        f"{work(costs.flops * recipe.training.iterations)}, {hours:,.2g} h{ends}. "
+        f"{work(costs.flops * recipe.training.iterations)}, {duration(seconds)}{ends}. "
         "Nothing was loaded or written.",
         highlight=False,
         soft_wrap=True,
@@ -105,7 +105,7 @@ def show_costs(costs: Costs, console: Console, *, peak_tflops: float, utilisatio
     console.print()
     console.print(table)
     rewards = "Rewards are not counted."
-    texts = "" if costs.exact_texts else " Lengths of texts are guessed: the tokenizers are not on this machine."
+    texts = " Lengths of texts are guessed: the tokenizer is not on this machine." if costs.guessed_texts else ""
     if costs.missing is not None:
         texts += f" Prompts of twenty words stand in for the recipe's: {costs.missing}."
     console.print(
@@ -131,7 +131,7 @@ def _waiting(parts: Mapping[str, int], console: Console) -> None:
     console.print(f"In main memory: {told}.", highlight=False, soft_wrap=True)
 
 
-def work(flops: float) -> str:
+def work(flops: int) -> str:
     """FLOPs in the largest unit that leaves a number above 1."""
     for unit, size in {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}.items():
         if flops >= size:
@@ -139,7 +139,7 @@ def work(flops: float) -> str:
     return f"{flops / 1e6:,.4g} MFLOP"
 
 
-def gibibytes(size: float) -> str:
+def gibibytes(size: int) -> str:
     """Bytes for people."""
     for unit, least in {"GiB": 2**30, "MiB": 2**20}.items():
         if size >= least:
@@ -149,4 +149,7 @@ def gibibytes(size: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
-    return f"{seconds:,.3g} s" if seconds >= 1 else f"{seconds * 1000:,.3g} ms"
+    for unit, least in {"h": 3600, "min": 60, "s": 1, "ms": 1e-3}.items():
+        if seconds >= 2 * least or unit == "ms":
+            return f"{seconds / least:,.3g} {unit}"
+    raise AssertionError

@@ -100,5 +100,5 @@ def _other_ways(costs: Costs) -> str:
     return f": a smaller policy.resolution, a LoRA of lower rank, policy.offload (most goes to: {largest})"
 
 
-def _gib(size: float) -> str:
+def _gib(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB"

@@ -100,9 +100,10 @@ def test_two_samples_cost_twice_one(family, tmp_path):
     policy = costs.sketch(recipe_of(tmp_path, policy))
     _, told = costs.encode(policy, PROMPTS)
     name = next(iter(policy.family.networks()))
-    one, two = (measure(partial(costs.gradient, policy, told, name, count)) for count in (1, 2))
+    one, two, three = (measure(partial(costs.gradient, policy, told, name, count)) for count in (1, 2, 3))
     assert two.flops == pytest.approx(2 * one.flops, rel=0.001)
-    assert two.peak == pytest.approx(2 * one.peak, rel=0.05)
+    assert three.peak - two.peak == pytest.approx(two.peak - one.peak, rel=0.01)
+    assert two.peak <= 2 * one.peak
 
 
 FULL = {
@@ -127,12 +128,12 @@ LONG = " ".join(["word"] * 600)
 
 
 @cache
-def full_size(name, **more):
+def full_size(name):
     """The generator of a published model without weights, and what it is told of a long prompt."""
     weights, policy, *_ = FULL[name]
     size = (240, 416) if policy["type"] == "wan" else 512
     surface = {"type": "full", "modules": ["proj_out"]}  # quicker to set up than a LoRA; no forward depends on it
-    policy = {"weights": weights, "resolution": size, "guidance": 1.0, "surface": surface, **policy, **more}
+    policy = {"weights": weights, "resolution": size, "guidance": 1.0, "surface": surface, **policy}
     found = costs.sketch(make_recipe(policy=policy))
     return found, costs.encode(found, [LONG])[1]
 
@@ -147,11 +148,19 @@ def test_full_sizes_equal_the_published_counts(name):
     assert forward.flops / 1e12 == pytest.approx(teraflops, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "gib"), [("flux 512", 7.3), ("sd3.5 512, short text", 1.5)])
-def test_activations_equal_those_measured_of_an_adapter_in_the_dtype_of_the_network(name, gib):
+@pytest.mark.parametrize(("name", "gib"), [("flux 512", 7.3), ("wan 1.3B 240", 12.7)])
+def test_activations_equal_those_published_for_an_adapter_in_the_dtype_of_the_network(name, gib):
     surface = {"type": "lora", "rank": 64, "targets": "attention"}
     weights, policy, *_ = FULL[name]
-    policy = {"weights": weights, "resolution": 512, "guidance": 1.0, "dtype": "bfloat16", "surface": surface, **policy}
+    size = (240, 416) if policy["type"] == "wan" else 512
+    policy = {
+        "weights": weights,
+        "resolution": size,
+        "guidance": 1.0,
+        "dtype": "bfloat16",
+        "surface": surface,
+        **policy,
+    }
     found = costs.sketch(make_recipe(policy=policy))
     told = costs.encode(found, [LONG])[1]
     exact = measure(partial(costs.gradient, found, told, "transformer")).peak
@@ -177,7 +186,7 @@ def test_published_models_are_counted_without_a_connection_or_weights(monkeypatc
     monkeypatch.setattr(safetensors, "safe_open", refuse)
     monkeypatch.setattr("safetensors.torch.load_file", refuse)
     console = Console(record=True, width=120)
-    policy = {"weights": "stabilityai/stable-diffusion-3.5-medium", "type": "sd3", "resolution": 512}
+    policy = {"weights": "Qwen/Qwen-Image", "type": "qwen_image", "resolution": 256}
     show(make_recipe(policy=policy), console, peak_tflops=790.0, utilisation=0.5)
     shown = console.export_text()
     assert "update, backward" in shown
@@ -201,7 +210,7 @@ SOME = Costs(
     waiting={},
     needs={"rollout": Need(0, GIB, 8), "decode": Need(GIB, GIB, 2), "update": Need(2 * GIB, 3 * GIB, 8)},
     pairs=6,
-    exact_texts=True,
+    guessed_texts=False,
 )
 
 

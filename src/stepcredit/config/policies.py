@@ -69,7 +69,7 @@ class Generator(Strict):
         return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
 
 
-class Guided(Generator):
+class ClassifierFree(Generator):
     """Families that are guided by a second forward without the prompt."""
 
     guidance: float = Field(default=4.5, ge=1)
@@ -90,7 +90,7 @@ class Flux(Generator):
     """Length of the T5 prompt; longer prompts are cut."""
 
 
-class SD3(Guided):
+class SD3(ClassifierFree):
     """Stable Diffusion 3 and 3.5, medium and large: any diffusers StableDiffusion3Pipeline."""
 
     type: Literal["sd3"] = "sd3"
@@ -100,7 +100,7 @@ class SD3(Guided):
     """Length of the T5 prompt, beside CLIP's 77; longer prompts are cut."""
 
 
-class Wan(Guided):
+class Wan(ClassifierFree):
     """Wan 2.1 and 2.2, text to video: any diffusers WanPipeline; two experts where the folder has `transformer_2`."""
 
     medium: ClassVar[Literal["image", "video"]] = "video"
@@ -124,7 +124,7 @@ class Wan(Guided):
     """Length of the prompt; longer prompts are cut."""
 
 
-class QwenImage(Guided):
+class QwenImage(ClassifierFree):
     """Qwen-Image: any diffusers QwenImagePipeline."""
 
     type: Literal["qwen_image"] = "qwen_image"
@@ -138,7 +138,7 @@ class QwenImage(Guided):
     """Longest prompt; longer ones are cut."""
 
 
-class SD(Guided):
+class SD(ClassifierFree):
     """Stable Diffusion 1.x and 2.x that predict noise: any diffusers StableDiffusionPipeline."""
 
     type: Literal["sd"] = "sd"

@@ -47,9 +47,9 @@ def blueprint(settings: Settings, family: type[Family]) -> Any:
     return _from_folder(_from_hub(name, settings), settings, family)
 
 
-def tokenizers_are_real(pipe: Any) -> bool:
-    """Whether lengths of texts are those of the model's own tokenizers."""
-    return not any(isinstance(part, Guessed) for part in pipe.components.values())
+def guessed_lengths(pipe: Any) -> bool:
+    """Whether a text that went through this pipeline had a length that is no tokenizer's."""
+    return any(isinstance(part, Guessed) and part.mattered for part in pipe.components.values())
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Guessed:
 
     def __init__(self, model_max_length: int = 512) -> None:
         self.model_max_length = model_max_length
+        self.mattered = False
+        """Whether a length was asked for; most pipelines pad to the longest that they allow."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"<\|\w+\|>|\w{1,6}|[^\w\s]", text)
@@ -94,6 +96,7 @@ class Guessed:
             lengths = [min(length, limit) for length in lengths]
         if return_tensors is None:
             return Tokens([0] * lengths[0], [1] * lengths[0])
+        self.mattered |= padding is True
         wide = limit if padding == "max_length" else max(lengths)
         mask: Tensor = (torch.arange(wide) < torch.tensor(lengths)[:, None]).long()
         return Tokens(torch.zeros_like(mask), mask)

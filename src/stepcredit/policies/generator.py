@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from stepcredit.config.policies import Full, Guided, LoRA
+from stepcredit.config.policies import ClassifierFree, Full, LoRA
 from stepcredit.config.policies import Generator as Settings
 from stepcredit.errors import RecipeError
 from stepcredit.flow import schedules
@@ -68,7 +68,7 @@ class Generator:
     def encode(self, prompts: Sequence[str]) -> Condition:
         self._warn_of_long(prompts)
         told = self._text(prompts, self.device)
-        if isinstance(self.settings, Guided) and self.settings.guidance > 1:
+        if isinstance(self.settings, ClassifierFree) and self.settings.guidance > 1:
             negative = self._text([self.settings.negative_prompt], self.device)
             told |= {PREFIX + name: row.expand(len(prompts), *row.shape[1:]) for name, row in negative.items()}
         return Condition(told)

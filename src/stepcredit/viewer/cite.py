@@ -3,12 +3,24 @@
 import re
 from importlib import resources
 
-from stepcredit.config.policies import LoRA
+from stepcredit.config.policies import ClassifierFree, LoRA
 from stepcredit.config.recipe import Recipe
 
 _KERNELS = {"flow_sde": "2505.05470", "dance_sde": "2505.07818", "cps": "2509.05952", "ddim": "2010.02502"}
-_REWARDS = {"clip_t": "2103.00020", "hps": "2306.09341", "aesthetic": "2210.08402", "composition": "2310.11513"}
-_POLICIES = {"flux": "flux"}
+_REWARDS = {
+    "clip_t": "2103.00020",
+    "hps": "2306.09341",
+    "aesthetic": "2210.08402",
+    "composition": "2310.11513",
+    "video_align": "2501.13918",
+}
+_POLICIES = {
+    "flux": "flux",
+    "sd3": "2403.03206",
+    "wan": "2503.20314",
+    "qwen_image": "2508.02324",
+    "sd": "2112.10752",
+}
 
 
 def references(recipe: Recipe) -> list[tuple[str, str]]:
@@ -20,6 +32,8 @@ def references(recipe: Recipe) -> list[tuple[str, str]]:
     wanted |= {f"model {recipe.policy.type}": _POLICIES.get(recipe.policy.type, "")}
     for reward in (*recipe.rewards, *recipe.held_out):
         wanted[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
+    if isinstance(recipe.policy, ClassifierFree) and recipe.policy.guidance > 1:
+        wanted["guidance"] = "2207.12598"
     if isinstance(recipe.policy.surface, LoRA):
         wanted["low-rank adapters"] = "2106.09685"
     wanted["optimiser"] = "1711.05101"
