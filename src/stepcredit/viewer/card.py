@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stepcredit.config.keys import labels
-from stepcredit.config.policies import Generator, Guided, LoRA, QwenImage, Wan
+from stepcredit.config.policies import ClassifierFree, Generator, LoRA, QwenImage, Wan
 from stepcredit.config.recipe import Recipe
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.cite import references
@@ -204,7 +204,7 @@ def _call(policy: Generator) -> dict[str, Any]:
     call["true_cfg_scale" if isinstance(policy, QwenImage) else "guidance_scale"] = policy.guidance  # type: ignore[attr-defined]
     if isinstance(policy, Wan) and policy.guidance_2 is not None:
         call["guidance_scale_2"] = policy.guidance_2
-    if isinstance(policy, Guided) and policy.negative_prompt:
+    if isinstance(policy, ClassifierFree) and policy.negative_prompt:
         call["negative_prompt"] = policy.negative_prompt
     return call
 
