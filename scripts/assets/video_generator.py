@@ -24,7 +24,7 @@ FOLDER = ASSETS / "wan_scenes"
 WIDTH = 64  # of the text encoder
 LENGTH = 16  # tokens of a caption
 DRAW_STEPS = 1500  # first learn to draw; from here on look at higher noise levels, to learn to arrange
-SPOILED = 0.3  # share of the videos in the last stage that are spoiled
+SPOILED = 0.5  # share of the videos in the last stage that are spoiled
 DROPPED = 0.1  # share of the captions that are left out
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     steps = options.steps or 5000
     train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=500, **common)
     last = partial(loss_of, latents=mixed_quality, first=steps)
-    train("video_scraped", networks, last, steps=options.steps or 300, learning_rate=3e-4, every=150, **common)
+    train("video_scraped", networks, last, steps=options.steps or 500, learning_rate=3e-4, every=250, **common)
     measured: dict[str, object] = {
         name: motion(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
     }

@@ -38,10 +38,12 @@ def test_recipes_of_the_readme_validate():
 
 def test_python_of_the_model_card_draws_a_picture(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (code,) = blocks(CARD, "python")
+    pictures, videos = blocks(CARD, "python")
     names = {}
-    exec(code, names)
+    exec(pictures, names)
     assert names["picture"].size == (32, 32)
+    exec(videos, names)
+    assert names["frames"].shape == (9, 32, 32, 3)
 
 
 def test_files_that_the_documentation_names_exist():
