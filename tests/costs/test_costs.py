@@ -103,7 +103,7 @@ def test_two_samples_cost_twice_one(family, tmp_path):
     costs.gradient(policy, told, name)  # from now on there are gradients, which are not counted with activations
     one, two, three = (measure(partial(costs.gradient, policy, told, name, count)) for count in (1, 2, 3))
     assert two.flops == pytest.approx(2 * one.flops, rel=0.001)
-    assert three.peak - two.peak == pytest.approx(two.peak - one.peak, rel=0.01)
+    assert three.peak - two.peak == pytest.approx(two.peak - one.peak, rel=0.02)
     assert two.peak <= 2 * one.peak
 
 
