@@ -80,8 +80,9 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    counted = table()
     page = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", flags=re.DOTALL)
-    filled = pattern.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", page)
+    filled = pattern.sub(lambda _: f"{BEGIN}\n{counted}\n{END}", page)
     PAGE.write_text(filled, encoding="utf-8")
     print(f"wrote {PAGE}")
