@@ -124,6 +124,15 @@ def scheduler_levels(scheduler: Any, steps: int, *, tokens: int | None, even: bo
     return fresh.sigmas.double()
 
 
+def whole_latents(latents: Float[Tensor, "B C F H W"], vae: Any) -> Float[Tensor, "B C F H W"]:
+    """Normalised latents in the units of an autoencoder that has a mean and a deviation for each channel."""
+    mean, std = (
+        torch.tensor(numbers, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+        for numbers in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return latents * std + mean
+
+
 def to_unit(pictures: Tensor) -> Tensor:
     """The autoencoder's [-1, 1] as [0, 1], float32."""
     return (pictures.float() / 2 + 0.5).clamp(0, 1)

@@ -11,7 +11,7 @@ from diffusers import QwenImagePipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit
+from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit, whole_latents
 from stepcredit.policies.guidance import guided, norm_preserving
 
 
@@ -56,8 +56,4 @@ class QwenImageFamily(Family):
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae
         latents = self.pipe._unpack_latents(latents, self.height, self.width, self.pipe.vae_scale_factor)
-        mean, std = (
-            torch.tensor(numbers, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
-            for numbers in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        return to_unit(vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0][:, :, 0])
+        return to_unit(vae.decode(whole_latents(latents, vae).to(vae.dtype), return_dict=False)[0][:, :, 0])

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepcredit.errors import RecipeError
-from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit
+from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit, whole_latents
 from stepcredit.policies.guidance import guided
 
 
@@ -104,11 +104,7 @@ class WanFamily(Family):
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae
-        mean, std = (
-            torch.tensor(numbers, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
-            for numbers in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        videos = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0]
+        videos = vae.decode(whole_latents(latents, vae).to(vae.dtype), return_dict=False)[0]
         return to_unit(videos).transpose(1, 2)
 
     def save_lora(self, folder: Path, layers: Mapping[str, dict[str, Tensor]], notes: Mapping[str, dict]) -> None:
