@@ -37,7 +37,7 @@ from stepcredit.rewards.clip import load_clip
 from stepcredit.rewards.clip_t import ClipT
 from stepcredit.rewards.hps import HPS
 from stepcredit.rollout.noise import SHARED, NoiseStream
-from stepcredit.scenes.captions import parse
+from stepcredit.scenes.captions import parse, split
 from stepcredit.scenes.checker import check
 
 ASSETS = Path(stepcredit.__file__).parent / "assets"
@@ -239,7 +239,7 @@ def train(
     """Trains the LoRA; yields the rewards and the credit of each iteration."""
     clip, preference = load_clip(str(ASSETS / "clip_scenes")), load_clip(str(ASSETS / "hps_scenes"))
     judges = [ClipT(clip), HPS(preference), Aesthetic(clip, ASSETS / "aesthetic_scenes" / "head.safetensors")]
-    captions = Scenes("training")
+    captions = Scenes(split("training"))
     lora = [parameter for parameter in pipe.transformer.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(lora, lr=LEARNING_RATE, weight_decay=1e-4)
 
@@ -295,7 +295,7 @@ def train(
 
 def draw_held_out(pipe: FluxPipeline) -> tuple[list[str], np.ndarray]:
     """Captions that were never trained on, always from the same noise, by diffusers' own sampler."""
-    captions = Scenes("held_out").draw(12, seed=0, iteration=0)
+    captions = Scenes(split("held_out")).draw(12, seed=0, iteration=0)
     noise = torch.randn(12, 16, 64, generator=torch.Generator().manual_seed(0))
     pictures = pipe(captions, latents=noise, num_inference_steps=10, output_type="np", **SIZE).images
     return captions, (pictures * 255).round().astype(np.uint8)
