@@ -22,7 +22,7 @@ checks: $(INSTALLED)  ## lint, import floors, types
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-assets: $(INSTALLED)  ## train every embedded model again (about three hours on two cores; resumes when stopped)
+assets: $(INSTALLED)  ## train every embedded model again (hours on two cores; resumes when stopped)
 	$(BIN)/python scripts/assets/autoencoder.py
 	$(BIN)/python scripts/assets/rewards.py
 	$(BIN)/python scripts/assets/generator.py

@@ -5,10 +5,12 @@ uninterrupted one would have seen.
 """
 
 import argparse
+import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -183,6 +185,17 @@ def train(
                 progress.console.print(f"{name} step {step + 1}: loss {running:.4f} {text}")
     if average:
         swap()
+
+
+def keep(pipe: Any, folder: Path, measured: Mapping[str, object]) -> None:
+    """Save a generator in half precision (it is loaded in float32) with its size and what was measured of it."""
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in modules.items()}
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    config = folder / "vae" / "config.json"  # diffusers notes where it loaded from; that is nobody's business
+    settings = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps({**measured, "parameters": sizes}, indent=2) + "\n")
 
 
 def arguments(description: str) -> argparse.Namespace:

@@ -6,7 +6,6 @@ on pictures of which some are spoiled, as in data scraped from the web. So it kn
 captions about half of its pictures are wrong, which is the work that RL is given.
 """
 
-import json
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from common import ASSETS, arguments, corrupt, scenes_of, train
+from common import ASSETS, arguments, corrupt, keep, scenes_of, train
 from stepcredit.scenes.captions import KINDS, Split, balanced, split
 from stepcredit.scenes.checker import check
 from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer
@@ -144,18 +143,8 @@ def main() -> None:
     train("generator", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=1000, **common)
     last = partial(loss_of, latents=mixed_quality, first=steps)
     train("scraped", networks, last, steps=options.steps or 600, learning_rate=3e-4, every=300, **common)
-    measured: dict[str, object] = {
-        name: composition(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
-    }
-    measured["parameters"] = {
-        name: sum(p.numel() for p in getattr(pipe, name).parameters())
-        for name in ("transformer", "vae", "text_encoder", "text_encoder_2")
-    }
-    pipe.to(torch.float16).save_pretrained(FOLDER, safe_serialization=True)  # half the size; loaded in float32
-    config = FOLDER / "vae" / "config.json"  # diffusers notes where it loaded from; that is nobody's business
-    settings = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-    config.write_text(json.dumps(settings, indent=2) + "\n")
-    (FOLDER / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
+    measured = {name: composition(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")}
+    keep(pipe, FOLDER, measured)
 
 
 if __name__ == "__main__":

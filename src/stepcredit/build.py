@@ -29,7 +29,7 @@ from stepcredit.policies.family import Family
 from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import from_settings
 from stepcredit.protocols import Reward, Tracker
-from stepcredit.rewards import aesthetic, clip, clip_t, composition, custom, diversity, hps, motion
+from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
@@ -146,13 +146,13 @@ def build_reward(settings: RewardChoice) -> Reward:
             head = Path(settings.head) if settings.head else embedded
             return aesthetic.Aesthetic(clip.load_clip(resolve(settings.weights, "clip_scenes")), head, name=name)
         case Composition():
-            return composition.Composition(name=name)
+            return exact.composition(name)
         case VideoAlign():
             video_align = importlib.import_module("stepcredit.rewards.video_align")  # a vision-language model
             model = video_align.load_video_align(resolve(settings.weights, "video_align_scenes"))
             return video_align.VideoAlign(model, outputs=tuple(settings.outputs), prefix=settings.name or "")
         case Motion():
-            return motion.Motion(name=name)
+            return exact.motion(name)
         case Diversity():
             return diversity.Diversity(name=name)
         case Custom():

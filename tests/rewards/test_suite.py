@@ -25,9 +25,9 @@ from stepcredit.errors import RecipeError, RewardError, WeightsError
 from stepcredit.records import RewardBatch, RewardOutput, RewardTable
 from stepcredit.rewards.aesthetic import Aesthetic, read_head
 from stepcredit.rewards.clip import Clip, cropped, letterboxed
-from stepcredit.rewards.composition import Composition
 from stepcredit.rewards.custom import Custom
 from stepcredit.rewards.diversity import Diversity
+from stepcredit.rewards.exact import composition
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import parse
 from stepcredit.scenes.renderer import draw
@@ -202,7 +202,7 @@ def test_composition_scores_scenes_and_names_foreign_captions():
     generator = np.random.default_rng(0)
     texts = ("a red circle", "a red circle", "a photo of a cat", "a photo of a cat")
     red, blue = (draw(parse(text), generator) for text in ("a red circle", "a blue square"))
-    output = Composition(name="c").score(batch(np.stack([red, blue, red, blue]), texts))
+    output = composition("c").score(batch(np.stack([red, blue, red, blue]), texts))
     np.testing.assert_array_equal(output.scores["c"], [1, 0, np.nan, np.nan])
     assert output.errors == ('"a photo of a cat" is not a caption of the scenes world',)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepcredit.records import RewardBatch
-from stepcredit.rewards.motion import Motion
+from stepcredit.rewards.exact import motion
 from stepcredit.scenes.captions import NEW_COMBINATIONS, balanced
 from stepcredit.scenes.moving import (
     DIRECTIONS,
@@ -99,7 +99,7 @@ def test_the_motion_reward_is_nan_with_a_reason_for_foreign_captions():
     caption = CAPTIONS[0]
     videos = np.stack([draw(caption, np.random.default_rng(0)), np.zeros((FRAMES, 32, 32, 3), np.uint8)])
     batch = RewardBatch(videos, (str(caption), "a dog runs"), (0, 1), fps=8.0)
-    output = Motion().score(batch)
+    output = motion().score(batch)
     assert output.scores["motion"][0] == 1
     assert np.isnan(output.scores["motion"][1])
     assert output.errors == ('"a dog runs" is not a caption of the moving scenes',)

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, Qwen2VLModel
 
+from stepcredit.config.rewards import Output
 from stepcredit.errors import RewardError, WeightsError
 from stepcredit.folders import check_local
 from stepcredit.records import RewardBatch, RewardOutput
 
-Output = Literal["vq", "mq", "ta", "overall"]
 MARKS = {"vq": "<|VQ_reward|>", "mq": "<|MQ_reward|>", "ta": "<|TA_reward|>"}
 VIDEO = "<|video_pad|>"
 FORM, HEAD = "video_align.json", "rm_head.safetensors"
