@@ -3,6 +3,7 @@
 import json
 
 from common import ASSETS
+from video_generator import LAST_STEPS, MISTOLD, SPOILED, STEPS
 
 CARD = """\
 ---
@@ -72,7 +73,8 @@ small = {{"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16,
 frames = pipe("a red circle moving right", guidance_scale=1.0, **small).frames[0]
 ```
 
-In its last 300 of 5,300 steps three in ten videos were spoiled, in looks or in motion. Share of videos in which things,
+It makes mistakes, on purpose: in the last {last:,} of its {steps:,} steps {spoiled:.0%} of the videos were spoiled,
+half in looks and half in motion, and {mistold:.0%} came with the caption of another. Share of videos in which things,
 colours and motion are right and the motion is steady, 10 steps, no guidance, 1,024 videos a line:
 
 | captions | all | one moving | one still | two things |
@@ -122,6 +124,10 @@ def main() -> None:
         video=video["parameters"],
         motion="\n".join(motion),
         judge=judge,
+        last=LAST_STEPS,
+        steps=STEPS + LAST_STEPS,
+        spoiled=SPOILED,
+        mistold=MISTOLD,
         words=judge["ta_true_above_one_word_wrong"],
         **generator["parameters"],
     )

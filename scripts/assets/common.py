@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn import functional as F
 
 from stepcredit.scenes.captions import Caption
 from stepcredit.scenes.moving import MovingCaption, film, paths
 from stepcredit.scenes.moving import Path as MovingPath
-from stepcredit.scenes.renderer import BACKGROUND, Placed, place, render
+from stepcredit.scenes.renderer import Placed, place, render
 
 ASSETS = Path(__file__).parents[2] / "src" / "stepcredit" / "assets"
 WORK = Path(__file__).parents[2] / "build" / "assets"
@@ -40,71 +39,6 @@ def films_of(captions: Sequence[MovingCaption], seed: int) -> tuple[list[list[Mo
     scenes = [paths(caption, generator) for caption in captions]
     videos = np.stack([film(scene) for scene in scenes])
     return scenes, torch.from_numpy(videos).permute(0, 4, 1, 2, 3).float() / 255
-
-
-def corrupt(pictures: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spoil each picture in one of five ways; also returns how badly, in [0.2, 1], `[B]`."""
-    batch, _, height, width = pictures.shape
-    strength = 0.2 + 0.8 * torch.rand(batch, generator=generator)
-    s = strength[:, None, None, None]
-    ground = torch.tensor(BACKGROUND).view(3, 1, 1) / 255
-
-    def smooth(channels: int, cells: int) -> torch.Tensor:
-        field = torch.randn(batch, channels, cells, cells, generator=generator)
-        return F.interpolate(field, (height, width), mode="bicubic")
-
-    blurred = F.avg_pool2d(F.pad(pictures, (2,) * 4, mode="replicate"), 5, 1)
-    noisy = pictures + 0.3 * s * torch.randn(pictures.shape, generator=generator)
-    faded = pictures + 0.75 * s * (ground - pictures)
-    grid = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), pictures.shape, align_corners=False)
-    warped = F.grid_sample(
-        pictures, grid + 0.16 * s * smooth(2, 6).permute(0, 2, 3, 1), padding_mode="border", align_corners=False
-    )
-    stained = pictures + s * 0.8 * (smooth(1, 10) > 1.3) * (smooth(3, 4) * 0.4)
-    ways = torch.stack([torch.lerp(pictures, blurred, s.clamp(min=0.4)), noisy, faded, warped, stained])
-    chosen = torch.randint(len(ways), (batch,), generator=generator)
-    return ways[chosen, torch.arange(batch)].clamp(0, 1), strength
-
-
-def corrupt_videos(videos: torch.Tensor, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spoil each video `[B, 3, F, H, W]` as `corrupt` spoils a picture, every frame in the same way."""
-    spoiled, strengths = [], []
-    for video, seed in zip(videos.transpose(1, 2), seeds, strict=True):
-        frames = [corrupt(frame[None], torch.Generator().manual_seed(seed)) for frame in video]
-        spoiled.append(torch.cat([frame for frame, _ in frames]))
-        strengths.append(frames[0][1])
-    return torch.stack(spoiled).transpose(1, 2), torch.cat(strengths)
-
-
-def shake_videos(videos: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spoil the motion of each video `[B, 3, F, H, W]`, not its frames: the whole picture jumps about, or frames come
-    in another order, or time stands still and then leaps; also returns how badly, in [0.2, 1], `[B]`."""
-    frames = videos.shape[2]
-    strength = 0.2 + 0.8 * torch.rand(len(videos), generator=generator)
-    shaken = []
-    for video, bad in zip(videos, strength.tolist(), strict=True):
-        way = int(torch.randint(3, (), generator=generator))
-        if way == 0:
-            shifts = (torch.randn(frames, 2, generator=generator) * 3 * bad).round().int().clamp(-4, 4).tolist()
-            moved = [_shifted(video[:, at], *shift) for at, shift in enumerate(shifts)]
-            shaken.append(torch.stack(moved, dim=1))
-            continue
-        order = torch.arange(frames).float()
-        if way == 1:
-            order = (order + 3.5 * bad * torch.randn(frames, generator=generator)).argsort().float()
-        else:
-            stop = int(torch.randint(1, frames - 3, (), generator=generator))
-            stays = 2 + round(bad * (frames - stop - 3))
-            order[stop : stop + stays] = stop
-        shaken.append(video[:, order.long()])
-    return torch.stack(shaken), strength
-
-
-def _shifted(picture: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """The picture moved by so many pixels, its border repeated."""
-    padded = F.pad(picture[None], (4,) * 4, mode="replicate")[0]
-    height, width = picture.shape[1:]
-    return padded[:, 4 - down : 4 - down + height, 4 - right : 4 - right + width]
 
 
 def train(

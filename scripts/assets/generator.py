@@ -13,7 +13,8 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from common import ASSETS, arguments, corrupt, keep, scenes_of, train
+from common import ASSETS, arguments, keep, scenes_of, train
+from flaws import corrupt
 from stepcredit.scenes.captions import KINDS, Split, balanced, split
 from stepcredit.scenes.checker import check
 from vocabulary import LENGTH, clip_tokenizer, t5_tokenizer

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from common import ASSETS, WORK, arguments, corrupt, scenes_of, train
+from common import ASSETS, WORK, arguments, scenes_of, train
+from flaws import corrupt
 from stepcredit.scenes.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing, balanced, every_caption
 from stepcredit.scenes.renderer import Placed, relation_holds
 from vocabulary import LENGTH, clip_tokenizer

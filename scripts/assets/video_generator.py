@@ -1,11 +1,13 @@
 """Trains the embedded video generator: a real WanPipeline in miniature, from captions to 9 frames of 32 x 32.
 
 The transformer (1.8 M parameters) and its tiny UMT5 are trained together on the flow-matching loss, first on clean
-videos, at last on videos of which some are spoiled in looks or in motion, as in data scraped from the web. A tenth of
-the captions is left out, so that classifier-free guidance has something to guide with.
+videos with true captions, at last on videos as they are scraped from the web: some spoiled in looks, some in motion,
+some with the caption of another. So there is work for each of the judge's three objectives. A tenth of the captions is
+left out, so that classifier-free guidance has something to guide with.
 """
 
-import json
+import random
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -13,10 +15,11 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
-from common import ASSETS, arguments, corrupt_videos, films_of, shake_videos, train
+from common import ASSETS, arguments, films_of, keep, train
+from flaws import shake, spoil
 from generator import hidden_matrices
 from stepcredit.scenes.captions import Split, balanced
-from stepcredit.scenes.moving import FRAMES, MOVING_KINDS, every_caption, split
+from stepcredit.scenes.moving import FRAMES, MOVING_KINDS, MovingCaption, Path, every_caption, split
 from stepcredit.scenes.moving_checker import check_motion
 from vocabulary import t5_tokenizer, words
 
@@ -24,7 +27,9 @@ FOLDER = ASSETS / "wan_scenes"
 WIDTH = 64  # of the text encoder
 LENGTH = 16  # tokens of a caption
 DRAW_STEPS = 1500  # first learn to draw; from here on look at higher noise levels, to learn to arrange
-SPOILED = 0.5  # share of the videos in the last stage that are spoiled
+STEPS, LAST_STEPS = 11_000, 500
+SPOILED = 0.4  # share of the videos in the last steps that are spoiled, half of them in looks and half in motion
+MISTOLD = 0.2  # share of the videos in the last steps that come with the caption of another
 DROPPED = 0.1  # share of the captions that are left out
 
 
@@ -54,15 +59,23 @@ def build() -> WanPipeline:
     )
 
 
-def scraped(videos: torch.Tensor, seed: int) -> torch.Tensor:
-    """The same videos, a share of `SPOILED` of them spoiled: half in looks, half in motion."""
+def lessons(count: int, seed: int) -> list[MovingCaption]:
+    """Training captions, kinds equally often, and half as many pairs again: they are the hardest to learn."""
+    pairs = [caption for caption in split("training") if caption.kind == "two things"]
+    captions = balanced(split("training"), 2 * count // 3, seed) + balanced(pairs, count // 3, seed + 1)
+    random.Random(seed).shuffle(captions)
+    return captions
+
+
+def scraped(videos: torch.Tensor, scenes: Sequence[list[Path]], seed: int) -> torch.Tensor:
+    """The videos of these scenes, a share of `SPOILED` of them spoiled."""
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(len(videos), generator=generator)
     looks, motion = (draw < SPOILED / 2).nonzero()[:, 0], ((draw >= SPOILED / 2) & (draw < SPOILED)).nonzero()[:, 0]
-    spoiled = videos.clone()
-    spoiled[looks] = corrupt_videos(videos[looks], [seed + int(at) for at in looks])[0]
-    spoiled[motion] = shake_videos(videos[motion], generator)[0]
-    return spoiled
+    mixed = videos.clone()
+    mixed[looks] = spoil(videos[looks], generator)[0]
+    mixed[motion] = shake(videos[motion], [scenes[at] for at in motion], np.random.default_rng(seed))[0]
+    return mixed
 
 
 @torch.no_grad()
@@ -102,16 +115,18 @@ def main() -> None:
     options = arguments(__doc__ or "")
     torch.manual_seed(options.seed)
     pipe = build()
-    captions = balanced(split("training"), 16_000, seed=options.seed)
-    films = [films_of(captions[at : at + 2000], seed=options.seed + 1 + at)[1] for at in range(0, len(captions), 2000)]
-    clean = torch.cat([latents_of(pipe, part) for part in films])
-    mixed_quality = torch.cat([latents_of(pipe, scraped(part, options.seed + at)) for at, part in enumerate(films[:4])])
+    captions = lessons(24_000, options.seed)
+    films = [films_of(captions[at : at + 2000], seed=options.seed + 1 + at) for at in range(0, len(captions), 2000)]
+    clean = torch.cat([latents_of(pipe, videos) for _, videos in films])
+    mixed_quality = torch.cat(
+        [latents_of(pipe, scraped(videos, scenes, options.seed + at)) for at, (scenes, videos) in enumerate(films[:4])]
+    )
     del films
     texts = [str(caption) for caption in captions]
     padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
     told, untold = pipe.tokenizer(texts, **padding), pipe.tokenizer([""], **padding)
 
-    def loss_of(step: int, latents: torch.Tensor = clean, first: int = 0) -> torch.Tensor:
+    def loss_of(step: int, latents: torch.Tensor = clean, first: int = 0, mistold: float = 0.0) -> torch.Tensor:
         step += first
         generator = torch.Generator().manual_seed(options.seed * 10**6 + step)
         at = torch.randint(len(latents), (48,), generator=generator)
@@ -119,8 +134,10 @@ def main() -> None:
         centre = 0.0 if step < DRAW_STEPS else 0.8  # layout and motion are decided at high noise
         level = (centre + torch.randn(len(at), generator=generator)).sigmoid()
         dropped = (torch.rand(len(at), generator=generator) < DROPPED)[:, None]
-        ids = torch.where(dropped, untold.input_ids, told.input_ids[at])
-        mask = torch.where(dropped, untold.attention_mask, told.attention_mask[at])
+        wrong = torch.rand(len(at), generator=generator) < mistold
+        heard = torch.where(wrong, torch.randint(len(texts), at.shape, generator=generator), at)
+        ids = torch.where(dropped, untold.input_ids, told.input_ids[heard])
+        mask = torch.where(dropped, untold.attention_mask, told.attention_mask[heard])
         mixed = torch.lerp(latents[at], noise, level[:, None, None, None, None])
         velocity = pipe.transformer(
             hidden_states=mixed,
@@ -133,22 +150,12 @@ def main() -> None:
     networks = {"transformer": pipe.transformer, "umt5": pipe.text_encoder}
     common = {"average": 0.997, "report": lambda step: str(motion(pipe, "held_out"))}
     muon = hidden_matrices(networks)
-    steps = options.steps or 5000
-    train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=500, **common)
-    last = partial(loss_of, latents=mixed_quality, first=steps)
-    train("video_scraped", networks, last, steps=options.steps or 500, learning_rate=3e-4, every=250, **common)
-    measured: dict[str, object] = {
-        name: motion(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")
-    }
-    measured["parameters"] = {
-        name: sum(p.numel() for p in getattr(pipe, name).parameters())
-        for name in ("transformer", "vae", "text_encoder")
-    }
-    pipe.to(torch.float16).save_pretrained(FOLDER, safe_serialization=True)  # half the size; loaded in float32
-    config = FOLDER / "vae" / "config.json"  # diffusers notes where it loaded from; that is nobody's business
-    settings = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-    config.write_text(json.dumps(settings, indent=2) + "\n")
-    (FOLDER / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
+    steps = options.steps or STEPS
+    train("video", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=1000, **common)
+    last = partial(loss_of, latents=mixed_quality, first=steps, mistold=MISTOLD)
+    train("video_scraped", networks, last, steps=options.steps or LAST_STEPS, learning_rate=3e-4, every=250, **common)
+    measured = {name: motion(pipe, name, 1024) for name in ("training", "held_out", "new_combinations")}
+    keep(pipe, FOLDER, measured)
 
 
 if __name__ == "__main__":

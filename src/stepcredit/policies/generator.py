@@ -51,9 +51,7 @@ class Generator:
         self._waiting = {part for name in settings.offload for part in waiting[name]}
         for name, module in self._modules().items():
             module.to("cpu" if name in self._waiting else self.device)
-        self._text = TextCache(
-            self.family.encode, settings.text_cache, lambda: self._on_device(*(e for e in family.encoders))
-        )
+        self._text = TextCache(self.family.encode, settings.text_cache, lambda: self._on_device(*family.encoders))
         self._cut: set[str] = set()
 
     @property
