@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from stepcredit.build import open_generator
 from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
 from stepcredit.errors import RecipeError, WeightsError
 from stepcredit.policies.loading import explain
+from stepcredit.policies.text import TextCache
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,13 @@ def test_every_distinct_prompt_is_encoded_once_and_the_cache_is_bounded(wan_fold
     for name, tensor in first.tensors.items():
         assert torch.equal(tensor[0], tensor[2])
         assert torch.equal(tensor[0], again.tensors[name][1])
+
+
+def test_the_cache_holds_rows_and_not_the_batches_that_they_came_in():
+    cache = TextCache(lambda prompts: {"words": torch.ones(len(prompts), 5, 7)}, size=2, ready=nullcontext)
+    cache(list("abcdefgh"), torch.device("cpu"))
+    held = [tensor.untyped_storage().nbytes() for row in cache._kept.values() for tensor in row.values()]
+    assert held == [5 * 7 * 4] * 2
 
 
 def test_the_vae_decodes_in_slices_that_change_nothing(wan_folder):

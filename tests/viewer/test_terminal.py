@@ -71,7 +71,8 @@ def test_credit_of_which_nothing_is_known_is_blank(finished):
 def test_a_long_run_has_bars_of_one_line(tmp_path):
     text = shown(drawn_run(tmp_path / "run", iterations=150, every=75, prompts=1))
     bars = next(line for line in text.splitlines() if line.strip().startswith("hps  "))
-    assert sum(letter in terminal._BARS for letter in bars) == 60
+    assert sum(letter in terminal._BARS for letter in bars) == terminal._WIDTH
+    assert len(bars) <= 80
 
 
 def test_intervals_in_a_table_are_not_taken_for_markup():
@@ -79,6 +80,15 @@ def test_intervals_in_a_table_are_not_taken_for_markup():
     text = printed(lambda console: console.print(terminal.differences([row], {"score"})))
     assert "[+0.1250, +0.3750]" in text
     assert "0.5000" in text
+
+
+def test_a_table_of_differences_fits_eighty_columns():
+    names = ("vq", "composition", "aesthetic")
+    table = terminal.differences([Difference(name, 1.0, 1.25, 0.25, 0.1, 0.125, 0.375) for name in names], {"vq"})
+    text = printed(lambda console: console.print(table), width=80)
+    rows = [line for line in text.splitlines() if any(name in line for name in names)]
+    assert len(rows) == 3
+    assert all("+0.2500 [+0.1250, +0.3750]" in row and "up" in row for row in rows)
 
 
 def test_an_evaluation_is_printed_with_kinds_questions_and_gap(finished):

@@ -35,7 +35,7 @@ class TextCache:
                 tensors = self._encode(missing)
             self.encoded += len(missing)
             for row, prompt in enumerate(missing):
-                self._kept[prompt] = {name: tensor[row].cpu() for name, tensor in tensors.items()}
+                self._kept[prompt] = {name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()}
         rows = [self._kept[prompt] for prompt in prompts]
         for prompt in dict.fromkeys(prompts):
             self._kept.move_to_end(prompt)

@@ -16,14 +16,16 @@ from stepcredit.viewer.panels import Story, step_weights
 from stepcredit.viewer.report import state, verdict
 
 _BARS = "▁▂▃▄▅▆▇█"
-_WIDTH = 60
+_WIDTH = 48
+"""Characters of a row of bars: with its name and numbers it fits 80 columns."""
 
 
 def differences(rows: Sequence[Difference], trained: set[str], title: str = "held-out captions") -> Table:
     """Base against tuned."""
-    shown = Table(title, "", "base", "tuned", "difference", "95 % interval", "", header_style="bold")
-    for column in shown.columns[2:6]:
+    shown = Table(title, "", "base", "tuned", "gain and 95 % interval", "", header_style="bold")
+    for column in shown.columns[2:5]:
         column.justify = "right"
+        column.no_wrap = True
     for row in rows:
         colour = {"up": "green", "down": "red", "unclear": "default"}[row.verdict]
         shown.add_row(
@@ -31,8 +33,7 @@ def differences(rows: Sequence[Difference], trained: set[str], title: str = "hel
             "trained" if row.name in trained else "held out",
             f"{row.base:.4f}",
             f"{row.tuned:.4f}",
-            f"{row.difference:+.4f}",
-            f"\\[{row.low:+.4f}, {row.high:+.4f}]",
+            f"{row.difference:+.4f} \\[{row.low:+.4f}, {row.high:+.4f}]",
             f"[{colour}]{row.verdict}[/]",
         )
     return shown
