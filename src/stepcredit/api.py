@@ -25,7 +25,7 @@ from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.exporting import export as export
 from stepcredit.media import suffix
-from stepcredit.policies.generator import Generator
+from stepcredit.policies.generator import Generator, device_of
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
 from stepcredit.runs.environment import describe
@@ -75,7 +75,8 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
         raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
     folder = RunFolder.create(recipe.folder)
     try:
-        trainer, judges = build_trainer(recipe)
+        with memory.explained(recipe, device_of(recipe.policy)):
+            trainer, judges = build_trainer(recipe)
         stood_on = {"format": FORMAT, **describe(), "rewards": judges.rewards.fingerprints()}
         folder.write_json("environment.json", stood_on)
         folder.write_text("run.yaml", to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
@@ -105,7 +106,8 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
                 f"a run cannot go on with another {', '.join(refused)}; start a new run for that. "
                 f"These may change: {', '.join(key.rstrip('.') for key in RESUMABLE)}"
             )
-        trainer, judges = build_trainer(recipe)
+        with memory.explained(recipe, device_of(recipe.policy)):
+            trainer, judges = build_trainer(recipe)
         start = Counters(0)
         if checkpoint.listed(folder.checkpoints):
             path, passed = checkpoint.newest(folder.checkpoints)
@@ -183,10 +185,12 @@ def evaluate(
         recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"count": count})})
     checkpoints = reader.path / "checkpoints"
     chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
-    judges, policy = build_judges(recipe, build_rewards(recipe.rewards)), build_policy(recipe)
-    base = look(policy, recipe, judges, iteration=0, weights="base")
-    weights = checkpoint.restore_weights(chosen, policy, raw=raw)
-    tuned = look(policy, recipe, judges, iteration=int(chosen.name), weights=weights)
+    device = device_of(recipe.policy)
+    with memory.explained(recipe, device):
+        judges, policy = build_judges(recipe, build_rewards(recipe.rewards, device)), build_policy(recipe)
+        base = look(policy, recipe, judges, iteration=0, weights="base")
+        weights = checkpoint.restore_weights(chosen, policy, raw=raw)
+        tuned = look(policy, recipe, judges, iteration=int(chosen.name), weights=weights)
     found = summarise(base, tuned, reader.trained)
     name = f"evaluations/{chosen.name}-{weights}-{len(base.prompts)}.json"
     write_json(reader.path / name, found)

@@ -17,6 +17,7 @@ from stepcredit.config.rewards import (
     Composition,
     Custom,
     Diversity,
+    Learned,
     Motion,
     RewardChoice,
     VideoAlign,
@@ -26,7 +27,7 @@ from stepcredit.flow.transitions import transitions
 from stepcredit.folders import resolve
 from stepcredit.methods.base import Method
 from stepcredit.policies.family import Family
-from stepcredit.policies.generator import Generator
+from stepcredit.policies.generator import Generator, device_of
 from stepcredit.prompts.sources import from_settings
 from stepcredit.protocols import Reward, Tracker
 from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
@@ -69,7 +70,7 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards)
+    prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards, device_of(recipe.policy))
     judges = build_judges(recipe, rewards)
     method = cast(Method, recipe.method)
     policy = build_policy(recipe)
@@ -109,7 +110,8 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
 
 def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:
     """Who evaluates: the trained rewards, which are there already, and the held-out ones."""
-    return Judges(from_settings(recipe.evaluation.prompts), rewards.joined(build_rewards(recipe.held_out)))
+    held_out = build_rewards(recipe.held_out, device_of(recipe.policy))
+    return Judges(from_settings(recipe.evaluation.prompts), rewards.joined(held_out))
 
 
 def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> list[Guarded]:
@@ -129,27 +131,29 @@ def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
             return WandBTracker(importlib.import_module("trackio"), project=choice.project, **about)
 
 
-def build_rewards(settings: Sequence[RewardChoice]) -> RewardSuite:
-    return RewardSuite([build_reward(item) for item in settings])
+def build_rewards(settings: Sequence[RewardChoice], device: torch.device) -> RewardSuite:
+    """Scorers; those that are networks stand on this device, unless their own settings name another."""
+    return RewardSuite([build_reward(item, device) for item in settings])
 
 
-def build_reward(settings: RewardChoice) -> Reward:
+def build_reward(settings: RewardChoice, device: torch.device) -> Reward:
     """One scorer."""
     name = settings.labels[0]
+    where = str((settings.device if isinstance(settings, Learned) else None) or device)
     match settings:
         case ClipT():
-            return clip_t.ClipT(clip.load_clip(resolve(settings.weights, "clip_scenes")), name=name)
+            return clip_t.ClipT(clip.load_clip(resolve(settings.weights, "clip_scenes"), where), name=name)
         case HPS():
-            return hps.HPS(clip.load_clip(resolve(settings.weights, "hps_scenes")), name=name)
+            return hps.HPS(clip.load_clip(resolve(settings.weights, "hps_scenes"), where), name=name)
         case Aesthetic():
             embedded = Path(resolve("scenes", "aesthetic_scenes")) / "head.safetensors"
             head = Path(settings.head) if settings.head else embedded
-            return aesthetic.Aesthetic(clip.load_clip(resolve(settings.weights, "clip_scenes")), head, name=name)
+            return aesthetic.Aesthetic(clip.load_clip(resolve(settings.weights, "clip_scenes"), where), head, name=name)
         case Composition():
             return exact.composition(name)
         case VideoAlign():
             video_align = importlib.import_module("stepcredit.rewards.video_align")  # a vision-language model
-            model = video_align.load_video_align(resolve(settings.weights, "video_align_scenes"))
+            model = video_align.load_video_align(resolve(settings.weights, "video_align_scenes"), where)
             return video_align.VideoAlign(model, outputs=tuple(settings.outputs), prefix=settings.name or "")
         case Motion():
             return exact.motion(name)

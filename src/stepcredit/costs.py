@@ -32,7 +32,7 @@ from stepcredit.protocols import PromptSource
 from stepcredit.records import Condition, Plan
 from stepcredit.rollout.plan import draw
 
-Phase = Literal["rollout", "decode", "update"]
+Phase = Literal["text", "rollout", "decode", "update"]
 META = torch.device("meta")
 ATTENTION: Any = torch.ops.aten
 
@@ -95,13 +95,15 @@ def count_costs(recipe: Recipe) -> Costs:
     plan = _plan(recipe, policy)
     bytes_of = _Weights(recipe, policy)
     prompts, missing = _prompts(recipe)
-    text_work, told = encode(policy, prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0))
+    drawn = prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0)
+    text, told = encode(policy, drawn)
+    text_batch = policy.family.text_batch
     calls = Counter(policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift)))
     samples, passes = recipe.rollout.prompts * recipe.rollout.group_size, recipe.training.passes
     kl = cast(Method, recipe.method).kl_weight > 0
     trained = _by_network(policy, recipe, plan)
 
-    work = Counter({"text encoding": text_work})
+    work = Counter({"text encoding": text.flops})
     rollout_each = update_each = 0
     for name, steps in calls.items():
         forward = measure(lambda name=name: velocity(policy, told, name))
@@ -133,9 +135,12 @@ def count_costs(recipe: Recipe) -> Costs:
         resident=bytes_of.resident | {"trajectories": store},
         waiting=bytes_of.waiting | {"text cache": row * min(recipe.policy.text_cache, len(prompts.prompts))},
         needs={
+            "text": Need(
+                bytes_of.waiting.get("text encoders", 0), text.peak // min(text_batch, len(drawn)), text_batch
+            ),
             "rollout": Need(0, rollout_each, micro),
             "decode": Need(
-                samples * out + bytes_of.waiting.get("autoencoder", 0),
+                3 * micro * out + bytes_of.waiting.get("autoencoder", 0),  # in pieces, whole, and as bytes
                 decoded.peak,
                 min(recipe.policy.decode_batch, micro),
             ),
@@ -281,16 +286,16 @@ def _forward(policy: Generator, told: Condition, network: str, count: int) -> Te
         return policy.velocity(latents, torch.empty(count, device=META), rows)
 
 
-def encode(policy: Generator, prompts: list[str]) -> tuple[int, Condition]:
-    """Work of the text encoders, and what a network is told. The pipeline's own handling of texts, which looks at
-    values, runs on the CPU with zeros; only the encoders are without memory."""
+def encode(policy: Generator, prompts: list[str]) -> tuple[Meter, Condition]:
+    """Work and peak of the text encoders, and what a network is told. The pipeline's own handling of texts, which looks
+    at values, runs on the CPU with zeros; only the encoders are without memory."""
     encoders = [getattr(policy.pipe, name) for name in policy.family.encoders]
     policy.family.device = torch.device("cpu")
     with _shadows([encoder for encoder in encoders if encoder is not None]) as meter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of prompts that are cut: training says it
         told = policy.encode(prompts)
     policy.family.device = META
-    return meter.flops, told
+    return meter, told
 
 
 @contextmanager
@@ -304,7 +309,9 @@ def _shadows(encoders: list[Any]) -> Iterator[Meter]:
             flags = {name: value for name, value in kwargs.items() if not isinstance(value, Tensor)}
             found: list[Any] = []
             with torch.no_grad():  # without its mask: padding is computed, too
-                total.flops += measure(lambda: found.append(forward(ids.to(META), **flags))).flops
+                seen = measure(lambda: found.append(forward(ids.to(META), **flags)))
+            total.flops += seen.flops
+            total.peak = max(total.peak, seen.peak)
             return tree_map(_zeros, found[0])
 
         return run

@@ -107,6 +107,16 @@ def test_two_samples_cost_twice_one(family, tmp_path):
     assert two.peak <= 2 * one.peak
 
 
+def test_encoding_texts_has_its_peak_too(tmp_path):
+    build, policy = FAMILIES["qwen_image"]
+    build().save_pretrained(tmp_path)
+    waits = count_costs(recipe_of(tmp_path, {**policy, "device": None}))
+    stays = count_costs(recipe_of(tmp_path, {**policy, "device": None, "offload": []}))
+    assert waits.needs["text"].fixed == waits.waiting["text encoders"] > 0
+    assert stays.needs["text"].fixed == 0
+    assert waits.needs["text"].each == stays.needs["text"].each > 0
+
+
 FULL = {
     "flux 512": ("black-forest-labs/FLUX.1-dev", {"type": "flux", "max_tokens": 512}, 11.90, 21.50),
     "flux 512, short text": ("black-forest-labs/FLUX.1-dev", {"type": "flux", "max_tokens": 128}, 11.90, 15.81),

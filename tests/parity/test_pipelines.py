@@ -5,11 +5,15 @@ import warnings
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 import miniatures
 from stepcredit.build import family, open_generator
 from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.flow import schedules
+from stepcredit.flow.transitions import transitions
+from stepcredit.policies.family import scheduler_levels
+from stepcredit.policies.published import WAN_SCHEDULER
 from stepcredit.rollout.engine import sample_ode
 
 PROMPTS = ["a red circle", "two green triangles left of a blue square"]
@@ -192,3 +196,71 @@ def test_the_reference_is_the_policy_before_training(name, folders):
 def test_every_family_has_an_adapter_of_its_own():
     kinds = [settings for _, settings, _, _ in CASES.values()]
     assert len({family(kind(weights="x")) for kind in kinds}) == 5
+
+
+def times_told(network, draw):
+    """The timesteps that a network hears while something is drawn, one a forward."""
+    heard = []
+    handle = network.register_forward_pre_hook(
+        lambda module, given, named: heard.append(named["timestep"][0].float().item()), with_kwargs=True
+    )
+    draw()
+    handle.remove()
+    return heard
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "qwen_image"])
+def test_in_half_precision_the_network_hears_the_times_of_the_plain_pipeline(name, folders):
+    policy, folder, call = opened(name, folders, dtype="bfloat16")
+    pipe = type(policy.pipe).from_pretrained(folder, dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    levels, steps = policy.levels(24, None), 24
+    condition, noise = policy.encode(PROMPTS), noise_for(policy)
+    theirs = times_told(
+        pipe.transformer,
+        lambda: pipe(
+            PROMPTS, num_inference_steps=steps, latents=noise.to(torch.bfloat16), output_type="latent", **call
+        ),
+    )
+    mine = times_told(policy.pipe.transformer, lambda: sample_ode(policy, condition, levels, noise))
+    branches = len(theirs) // steps  # some pipelines run the two branches of guidance one after the other
+    assert mine == theirs[::branches]
+
+
+@pytest.mark.parametrize("experts", ["both", "high_noise", "low_noise"])
+@pytest.mark.parametrize("steps", [10, 20, 30, 40, 50])  # shift 3 has the level .875, the boundary, but for rounding
+def test_everybody_agrees_which_expert_decides(experts, steps, folders):
+    policy, *_ = opened("wan_two_experts", folders, experts=experts)
+    levels = policy.levels(steps, 3.0)
+    condition, noise = policy.encode(PROMPTS), noise_for(policy)
+    heard = []
+    for name in ("transformer", "transformer_2"):
+        getattr(policy.pipe, name).register_forward_pre_hook(lambda module, given, name=name: heard.append(name))
+    for level in levels[:-1].float():
+        with torch.no_grad():
+            policy.velocity(noise, level.expand(len(noise)), condition)
+    decided = policy.family.deciding(levels)
+    assert heard == decided
+    mine = {"both": decided, "high_noise": ["transformer"] * steps, "low_noise": ["transformer_2"] * steps}[experts]
+    assert policy.trainable(levels).tolist() == [a == b for a, b in zip(decided, mine, strict=True)]
+
+
+def test_a_folder_that_names_a_multistep_solver_gets_the_even_schedule():
+    levels = scheduler_levels(UniPCMultistepScheduler.from_config(WAN_SCHEDULER), 16, tokens=None, even=False)
+    assert torch.allclose(levels, schedules.shifted(16, shift=WAN_SCHEDULER["flow_shift"]))
+    assert transitions("flow_sde", levels, noise_level=0.7).std.max() < 10
+
+
+def test_masks_of_one_length_are_left_out_and_others_are_not(folders):
+    policy, *_ = opened("qwen_image", folders, guidance=1.0)
+    assert "encoder_hidden_states_mask" not in policy.encode(PROMPTS[:1] * 2).tensors
+    assert policy.encode(PROMPTS).tensors["encoder_hidden_states_mask"].sum(1).unique().numel() == 2
+    guided, *_ = opened("qwen_image", folders)
+    assert "negative_encoder_hidden_states_mask" in guided.encode(PROMPTS[:1]).tensors
+
+
+def test_a_picture_whose_side_the_unet_halves_unevenly_is_drawn_as_by_the_plain_pipeline(folders):
+    policy, folder, call = opened("sd", folders, resolution=(24, 40))
+    noise = noise_for(policy)
+    theirs = latents_of(plain(policy, folder), noise, {**call, "height": 24, "width": 40})
+    assert (ours(policy, noise) - theirs).abs().max() <= 1e-5

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -15,11 +16,15 @@ from huggingface_hub.errors import (
 )
 
 import miniatures
-from stepcredit.build import open_generator
+from stepcredit.build import build_rewards, family, open_generator
 from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.config.rewards import HPS, Aesthetic, ClipT
 from stepcredit.errors import RecipeError, WeightsError
+from stepcredit.policies import loading
+from stepcredit.policies.generator import Generator
 from stepcredit.policies.loading import explain
 from stepcredit.policies.text import TextCache
+from stepcredit.rewards import clip
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,8 @@ def test_what_is_only_not_cached_counts_as_unreachable():
         ({"resolution": (16, 30)}, r"is 16 x 30; .* multiple of 8, the nearest are 16 x 24 and 16 x 32"),
         ({"frames": 7}, r"policy\.frames is 7; .* the nearest are 5 and 9"),
         ({"experts": "high_noise"}, r"policy\.experts is high_noise, but .* has one network; remove it"),
+        ({"guidance_2": 2.0}, r"policy\.guidance_2 is 2\.0, but .* has one network; remove it"),
+        ({"device": "abacus"}, r"policy\.device is abacus, which is not here"),
         ({"attention": "telepathy"}, r'policy\.attention "telepathy" cannot be used here'),
         ({"surface": LoRA(targets=["to_x"])}, r"no linear layer ends in to_x; there are: .*to_q"),
         ({"surface": Full(modules=["atn"])}, r"no parameter has atn in its name; they begin with: blocks"),
@@ -109,6 +116,51 @@ def test_what_is_only_not_cached_counts_as_unreachable():
 def test_settings_that_do_not_fit_name_what_would(keys, wanted, wan_folder):
     with pytest.raises(RecipeError, match=wanted):
         wan(wan_folder, **keys)
+
+
+def test_two_experts_without_a_boundary_are_refused(tmp_path):
+    pipe = miniatures.wan(experts=2)
+    pipe.register_to_config(boundary_ratio=None)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="two experts and no boundary_ratio"):
+        wan(tmp_path)
+
+
+def test_a_model_that_is_also_told_a_picture_is_refused(wan_folder):
+    pipe = miniatures.wan()
+    pipe.transformer.register_to_config(in_channels=36)  # as Wan's image-to-video models
+    settings = Wan(weights=str(wan_folder), resolution=16, frames=5)
+    with pytest.raises(RecipeError, match=r"takes 36 channels and returns 16: it is also told a picture"):
+        Generator(family(settings), settings, pipe=pipe)
+
+
+def test_a_hub_id_of_another_family_is_told_by_its_index_before_anything_is_downloaded(monkeypatch, tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    monkeypatch.setattr(loading, "hf_hub_download", lambda name, file, revision: str(tmp_path / file))
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(WeightsError, match=r"owner/model is a WanPipeline, wanted a FluxPipeline; use policy.type wan"):
+        open_generator(Flux(weights="owner/model"))
+
+
+def test_parts_that_wait_are_not_copied_back(wan_folder):
+    policy = wan(wan_folder)
+    encoder = policy.pipe.text_encoder
+    encoder.register_buffer("table", torch.ones(3))
+    before = {name: tensor.data_ptr() for name, tensor in encoder.state_dict().items()}
+    policy.device = torch.device("meta")  # stands for an accelerator
+    with policy._on_device("text_encoder"):
+        assert all(tensor.is_meta for tensor in encoder.state_dict().values())
+    assert {name: tensor.data_ptr() for name, tensor in encoder.state_dict().items()} == before
+    assert all(not tensor.is_meta for tensor in encoder.state_dict().values())
+
+
+@pytest.mark.parametrize("choice", [ClipT, HPS, Aesthetic])
+def test_rewards_stand_where_the_generator_does_unless_they_say_otherwise(choice, monkeypatch):
+    asked, load = [], clip.load_clip
+    monkeypatch.setattr(clip, "load_clip", lambda folder, device: asked.append(device) or load(folder, "cpu"))
+    build_rewards([choice()], torch.device("meta"))
+    build_rewards([choice(device="cpu")], torch.device("meta"))
+    assert asked == ["meta", "cpu"]
 
 
 def test_a_shift_is_refused_where_levels_come_from_noise_prediction(sd_folder):
@@ -143,7 +195,7 @@ def test_every_distinct_prompt_is_encoded_once_and_the_cache_is_bounded(wan_fold
 
 def test_the_cache_holds_rows_and_not_the_batches_that_they_came_in():
     cache = TextCache(lambda prompts: {"words": torch.ones(len(prompts), 5, 7)}, size=2, ready=nullcontext)
-    cache(list("abcdefgh"), torch.device("cpu"))
+    cache(list("abcdefgh"))
     held = [tensor.untyped_storage().nbytes() for row in cache._kept.values() for tensor in row.values()]
     assert held == [5 * 7 * 4] * 2
 

@@ -30,9 +30,9 @@ HUGE = {"max_gradient_norm": 1e9}
 class Case:
     """One rollout with credit, ready to be updated on."""
 
-    def __init__(self, *, lr=0.0, drift=0.0, rewards=None, **sections):
+    def __init__(self, *, lr=0.0, drift=0.0, rewards=None, policy=None, **sections):
         sections.setdefault("optimiser", HUGE)
-        self.policy = FakePolicy()
+        self.policy = policy or FakePolicy()
         if drift:
             generator = torch.Generator().manual_seed(3)
             for parameter in self.policy.parameters():
@@ -251,6 +251,39 @@ def test_credit_of_untrained_steps_is_ignored():
     case.apply()
     case.apply(case.made_credit(other))
     assert_close(case.optimiser.gradients[1], case.optimiser.gradients[0], 0)
+
+
+# Half precision
+
+
+class Float16Policy(FakePolicy):
+    """What it says is rounded to float16, and so is the gradient on its way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtype = torch.float16
+
+    def velocity(self, latents, level, condition):
+        return super().velocity(latents, level, condition).half().float()
+
+
+class StraightPolicy(FakePolicy):
+    """Says the same as `Float16Policy`; the gradient is not rounded."""
+
+    def velocity(self, latents, level, condition):
+        exact = super().velocity(latents, level, condition)
+        return exact + (exact.half().float() - exact).detach()
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e6])
+def test_a_gradient_that_goes_through_float16_neither_vanishes_nor_overflows(size):
+    half, straight = Case(policy=Float16Policy()), Case(policy=StraightPolicy())
+    credit = half.made_credit(size * half.credit.per_step)
+    seen = half.apply(credit)
+    straight.apply(credit)
+    for mine, wanted in zip(half.optimiser.gradients[0], straight.optimiser.gradients[0], strict=True):
+        assert torch.allclose(mine, wanted, rtol=0.01, atol=2e-3 * float(wanted.abs().max()))
+    assert seen["update/pairs"] == 24
 
 
 # Pairs without credit

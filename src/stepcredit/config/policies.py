@@ -30,6 +30,7 @@ class Full(Strict):
 
 
 SurfaceChoice = Annotated[LoRA | Full, Field(discriminator="type")]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Side = Annotated[int, Field(ge=8)]
 
 
@@ -48,8 +49,10 @@ class Generator(Strict):
     """What is trained; always in float32, whatever `dtype`."""
     resolution: Side | tuple[Side, Side] = 512
     """Side of a square picture, or [height, width]; pixels."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """In which the network computes, and of frozen weights."""
+    vae_dtype: Dtype | None = None
+    """The same of the autoencoder, which draws what rewards see; null is `dtype`."""
     device: str | None = None
     """Torch device; null is cuda where there is one, else cpu."""
     attention: str | None = None
@@ -67,6 +70,10 @@ class Generator(Strict):
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    def dtype_of(self, part: str) -> Dtype:
+        """In which a part of the pipeline is loaded."""
+        return (self.vae_dtype or self.dtype) if part == "vae" else self.dtype
 
 
 class ClassifierFree(Generator):
@@ -86,7 +93,7 @@ class Flux(Generator):
     """A diffusers folder or hub id; `scenes` is the generator inside the package."""
     guidance: float = Field(default=3.5, ge=0)
     """Guidance embedding, where the model has one."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=512)
     """Length of the T5 prompt; longer prompts are cut."""
 
 
@@ -96,7 +103,7 @@ class SD3(ClassifierFree):
     type: Literal["sd3"] = "sd3"
     weights: str = "stabilityai/stable-diffusion-3.5-medium"
     """A diffusers folder or hub id."""
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=256, ge=1, le=512)
     """Length of the T5 prompt, beside CLIP's 77; longer prompts are cut."""
 
 
@@ -110,6 +117,8 @@ class Wan(ClassifierFree):
     """A diffusers folder or hub id; `scenes` is the generator inside the package."""
     resolution: Side | tuple[Side, Side] = (240, 416)
     """Side of a square picture, or [height, width]; pixels."""
+    vae_dtype: Dtype | None = "float32"
+    """Of the autoencoder, which draws what rewards see: its published examples use float32; null is `dtype`."""
     frames: int = Field(default=53, ge=1)
     """Frames of a video."""
     fps: float = Field(default=16.0, gt=0)

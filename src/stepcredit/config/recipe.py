@@ -26,7 +26,7 @@ class Rollout(Strict):
     shift: float | None = Field(default=None, gt=0)
     """Shift of the noise levels; null is the model's own schedule."""
     micro_batch: int = Field(default=96, ge=1)
-    """Samples that go through the network together; no result depends on it."""
+    """Samples that go through the network together; results depend on it by the device's rounding at most."""
 
 
 class Optimiser(Strict):
@@ -55,7 +55,7 @@ class Training(Strict):
     passes: int = Field(default=1, ge=1)
     """Passes over a rollout."""
     micro_batch: int = Field(default=192, ge=1)
-    """(sample, step) pairs that go through the network together; no result depends on it."""
+    """(sample, step) pairs that go through the network together; results depend on it by rounding at most."""
     ema: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the moving average of the trained weights per iteration; null for none. It is what is evaluated."""
 

@@ -23,7 +23,14 @@ class RewardSettings(Strict):
         return keys.labels(dict(self))
 
 
-class ClipT(RewardSettings):
+class Learned(RewardSettings):
+    """Rewards that are networks."""
+
+    device: str | None = None
+    """Torch device; null is that of the generator."""
+
+
+class ClipT(Learned):
     """Cosine of picture and caption under CLIP."""
 
     type: Literal["clip_t"] = "clip_t"
@@ -31,7 +38,7 @@ class ClipT(RewardSettings):
     """A transformers CLIP folder or hub id; `scenes` is the tiny one inside the package."""
 
 
-class HPS(RewardSettings):
+class HPS(Learned):
     """Human-preference score: a CLIP that was trained on which of two pictures people prefer."""
 
     type: Literal["hps"] = "hps"
@@ -39,7 +46,7 @@ class HPS(RewardSettings):
     """A transformers CLIP folder or hub id; `scenes` is the tiny one inside the package."""
 
 
-class Aesthetic(RewardSettings):
+class Aesthetic(Learned):
     """LAION's aesthetic score: an affine head on the CLIP embedding of the picture; the caption is not asked."""
 
     type: Literal["aesthetic"] = "aesthetic"
@@ -58,7 +65,7 @@ class Composition(RewardSettings):
 Output = Literal["vq", "mq", "ta", "overall"]
 
 
-class VideoAlign(RewardSettings):
+class VideoAlign(Learned):
     """VideoAlign: visual quality, motion quality and text alignment of a video, from one look at it."""
 
     scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("video",)

@@ -36,7 +36,7 @@ def blueprint(settings: Settings, family: type[Family]) -> Any:
     name = resolve(settings.weights, family.embedded)
     if Path(name).is_dir():
         check_local(name, index="model_index.json", parts=())
-        check_family(name, family.pipeline)
+        check_family(Path(name) / "model_index.json", name, family.pipeline)
         check_local(name, index="model_index.json", parts=family.parts)
         return _from_folder(Path(name), settings, family)
     known = _on_this_machine(name, settings)
@@ -117,14 +117,14 @@ def _from_folder(folder: Path, settings: Settings, family: type[Family]) -> Any:
             parts[name] = _tokenizer(folder / name, value[1])
         elif name == "scheduler":
             config = _read(folder / name / "scheduler_config.json")
-            parts[name] = _part(config | {"_class_name": value[1]}, settings)
+            parts[name] = _part(name, config | {"_class_name": value[1]}, settings)
         else:
-            parts[name] = _part(_read(folder / name / "config.json") | {"_class_name": value[1]}, settings)
+            parts[name] = _part(name, _read(folder / name / "config.json") | {"_class_name": value[1]}, settings)
     return family.pipeline(**parts)
 
 
 def _from_published(name: str, settings: Settings, family: type[Family]) -> Any:
-    parts = {part: _part(config, settings) for part, config in PUBLISHED[name].items()}
+    parts = {part: _part(part, config, settings) for part, config in PUBLISHED[name].items()}
     for part in [part for part in parts if part.startswith("text_encoder")]:
         limit = PUBLISHED[name][part].get("max_position_embeddings", 512)
         parts[part.replace("text_encoder", "tokenizer")] = Guessed(limit)
@@ -132,7 +132,7 @@ def _from_published(name: str, settings: Settings, family: type[Family]) -> Any:
     return family.pipeline(**parts, **unused, **PIPELINE_SETTINGS.get(name, {}))
 
 
-def _part(config: Config, settings: Settings) -> Any:
+def _part(part: str, config: Config, settings: Settings) -> Any:
     """A module or scheduler from its configuration; modules in the dtype that `from_pretrained` would give them."""
     found: Any = None
     name = config["_class_name"]
@@ -146,7 +146,7 @@ def _part(config: Config, settings: Settings) -> Any:
         module = found.from_config(given) if ours else found(found.config_class.from_dict(given))
     if not isinstance(module, torch.nn.Module):
         return module
-    dtype = getattr(torch, settings.dtype)
+    dtype = getattr(torch, settings.dtype_of(part))
     exempt = (getattr(found, "_keep_in_fp32_modules", None) or ()) if ours or dtype == torch.float16 else ()
     for key, parameter in module.named_parameters():
         kept = any(word in key.split(".") for word in exempt)

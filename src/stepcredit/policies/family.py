@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,6 +27,10 @@ class Family:
     embedded: ClassVar[str] = ""
     """The folder inside the package that `weights: scenes` stands for."""
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    packed: ClassVar[int] = 1
+    """Places of the autoencoder's grid in one token, where a configuration counts channels before packing."""
+    text_batch: ClassVar[int] = 16
+    """Prompts that are encoded at a time."""
     feed_forward: ClassVar[tuple[str, ...]]
     """Name endings of the feed-forward layers in its blocks, for the LoRA preset."""
     prediction: ClassVar[Literal["velocity", "noise"]] = "velocity"
@@ -33,7 +38,15 @@ class Family:
 
     def __init__(self, pipe: Any, settings: Any, device: torch.device) -> None:
         self.pipe, self.settings, self.device = pipe, settings, device
+        self.dtype = getattr(torch, settings.dtype)
         self.height, self.width = settings.size
+        for network in self.networks().values():
+            given, returned = network.config.in_channels, network.config.out_channels or network.config.in_channels
+            if given != returned * self.packed:
+                raise RecipeError(
+                    f"{settings.weights} takes {given} channels and returns {returned * self.packed}: it is also told "
+                    "a picture (to fill in, to go on from); wanted a model that is told text alone"
+                )
         check_multiple("policy.resolution", settings.size, self.multiple)
 
     @property
@@ -52,8 +65,12 @@ class Family:
     def encode(self, prompts: list[str]) -> Told:
         raise NotImplementedError
 
+    def simplified(self, told: Told) -> Told:
+        """What `encode` and its cache put together, without what says nothing."""
+        return told
+
     def token_limit(self) -> tuple[Any, int]:
-        """The tokenizer that cuts first, and the most tokens it keeps."""
+        """The tokenizer of the longest encoder, and the most tokens it keeps: what is cut there, no encoder sees."""
         raise NotImplementedError
 
     def latent_shape(self) -> tuple[int, ...]:
@@ -77,7 +94,8 @@ class Family:
         return noise
 
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
-        """Noise minus data, in flow coordinates; of the guided model where the family is guided."""
+        """Noise minus data, in flow coordinates; of the guided model where the family is guided. Latents come as they
+        are, in float32; what goes into a network is cast to `dtype`."""
         raise NotImplementedError
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -113,15 +131,20 @@ def scheduler_levels(scheduler: Any, steps: int, *, tokens: int | None, even: bo
     little below 1, where the noise of `flow_sde` would be huge; they get the same shift of an even schedule.
     """
     config = scheduler.config
-    if not hasattr(scheduler, "time_shift"):
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return schedules.shifted(steps, shift=getattr(config, "flow_shift", None) or 1.0)
-    fresh = type(scheduler).from_config(config)
+    fresh: Any = type(scheduler).from_config(config)
     given: dict[str, Any] = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if even else {"num_inference_steps": steps}
     if config.use_dynamic_shifting:
         slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
         given["mu"] = config.base_shift + slope * ((tokens or 0) - config.base_image_seq_len)
     fresh.set_timesteps(**given)
     return fresh.sigmas.double()
+
+
+def network_time(level: Float[Tensor, " B"], dtype: torch.dtype) -> Float[Tensor, " B"]:
+    """The level as FLUX and Qwen-Image are told it: their pipelines round it as a timestep of a thousand."""
+    return (level * 1000).to(dtype) / 1000
 
 
 def whole_latents(latents: Float[Tensor, "B C F H W"], vae: Any) -> Float[Tensor, "B C F H W"]:

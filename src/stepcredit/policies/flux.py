@@ -11,7 +11,7 @@ from diffusers import FluxPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from stepcredit.policies.family import Family, Networks, Told, scheduler_levels, to_unit
+from stepcredit.policies.family import Family, Networks, Told, network_time, scheduler_levels, to_unit
 
 
 class FluxFamily(Family):
@@ -50,8 +50,8 @@ class FluxFamily(Family):
         if network.config.guidance_embeds:
             guidance = torch.full((len(latents),), self.settings.guidance, device=latents.device)
         return network(
-            hidden_states=latents,
-            timestep=level.to(latents.dtype),
+            hidden_states=latents.to(self.dtype),
+            timestep=network_time(level, self.dtype),
             guidance=guidance,
             txt_ids=torch.zeros(told["encoder_hidden_states"].shape[1], 3, device=latents.device),
             img_ids=self._image_ids,

@@ -32,7 +32,7 @@ class Generator:
 
     def __init__(self, family: type[Family], settings: Settings, *, seed: int = 0, pipe: Any = None) -> None:
         self.settings = settings
-        self.device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_of(settings)
         self.dtype = getattr(torch, settings.dtype)
         lora_file.check_start(settings.surface)
         self.pipe: Any = pipe or load_pipeline(settings, family.pipeline, family.parts, family.embedded)
@@ -51,7 +51,12 @@ class Generator:
         self._waiting = {part for name in settings.offload for part in waiting[name]}
         for name, module in self._modules().items():
             module.to("cpu" if name in self._waiting else self.device)
-        self._text = TextCache(self.family.encode, settings.text_cache, lambda: self._on_device(*family.encoders))
+        self._text = TextCache(
+            self.family.encode,
+            settings.text_cache,
+            lambda: self._on_device(*family.encoders),
+            batch=family.text_batch,
+        )
         self._cut: set[str] = set()
 
     @property
@@ -65,11 +70,12 @@ class Generator:
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         self._warn_of_long(prompts)
-        told = self._text(prompts, self.device)
+        told = self._text(prompts)
         if isinstance(self.settings, ClassifierFree) and self.settings.guidance > 1:
-            negative = self._text([self.settings.negative_prompt], self.device)
-            told |= {PREFIX + name: row.expand(len(prompts), *row.shape[1:]) for name, row in negative.items()}
-        return Condition(told)
+            negative = self._text([self.settings.negative_prompt])
+            told |= {PREFIX + name: row for name, row in negative.items()}
+        moved = {name: tensor.to(self.device) for name, tensor in self.family.simplified(told).items()}
+        return Condition({name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in moved.items()})
 
     def latent_shape(self) -> tuple[int, ...]:
         return self.family.latent_shape()
@@ -91,7 +97,7 @@ class Generator:
         self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *latent"]:
         with self._precision():
-            found = self.family.velocity(self._networks, latents.to(self.dtype), level, condition.tensors)
+            found = self.family.velocity(self._networks, latents, level, condition.tensors)
         return found.to(latents.dtype)
 
     @torch.no_grad()
@@ -144,16 +150,25 @@ class Generator:
 
     @contextmanager
     def _on_device(self, *names: str) -> Iterator[None]:
-        """Parts that wait in main memory are on the device inside."""
-        moved = [getattr(self.pipe, name) for name in names if name in self._waiting and self.device.type != "cpu"]
-        moved = [part for part in moved if part is not None]
+        """Parts that wait in main memory are on the device inside. They are frozen, so nothing is copied back."""
+        parts = [getattr(self.pipe, name) for name in names if name in self._waiting and self.device.type != "cpu"]
+        moved = [part for part in parts if part is not None]
+        held = [
+            (store, name, tensor, tensor.data)
+            for part in moved
+            for module in part.modules()
+            for store in (module._parameters, module._buffers)
+            for name, tensor in store.items()
+            if tensor is not None
+        ]
         for part in moved:
             part.to(self.device)
         try:
             yield
         finally:
-            for part in moved:
-                part.to("cpu")
+            for store, name, tensor, data in held:
+                tensor.data = data
+                store[name] = tensor
 
     def _warn_of_long(self, prompts: Sequence[str]) -> None:
         """Once for each prompt that the tokenizer cuts."""
@@ -172,6 +187,18 @@ class Generator:
     def cut_prompts(self) -> int:
         """Distinct prompts so far that the tokenizer cut."""
         return len(self._cut)
+
+
+def device_of(settings: Settings) -> torch.device:
+    """The device of the recipe; an error where it is not there, before anything is loaded."""
+    wanted = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # unknown names; builds without, machines without
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise RecipeError(
+            f"policy.device is {wanted}, which is not here ({reason}); null takes what there is"
+        ) from None
 
 
 def _notes(network: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -33,26 +34,29 @@ def load_pipeline(settings: Settings, pipeline: Any, parts: tuple[str, ...], emb
     word `scenes` stands for."""
     folder = resolve(settings.weights, embedded)
     check_local(folder, index="model_index.json", parts=())
-    check_family(folder, pipeline)
-    check_local(folder, index="model_index.json", parts=parts)
+    if Path(folder).is_dir():
+        check_family(Path(folder) / "model_index.json", folder, pipeline)
+        check_local(folder, index="model_index.json", parts=parts)
     wanted = {"revision": settings.revision, "variant": settings.variant}
     try:
+        if not Path(folder).is_dir():  # its index first: a model of another family is not downloaded
+            index = hf_hub_download(folder, "model_index.json", revision=settings.revision)
+            check_family(Path(index), folder, pipeline)
         return pipeline.from_pretrained(
             folder,
-            dtype=getattr(torch, settings.dtype),
+            dtype={"default": getattr(torch, settings.dtype), "vae": getattr(torch, settings.dtype_of("vae"))},
             use_safetensors=True,
             **{name: value for name, value in wanted.items() if value is not None},
             **_unwanted(pipeline),
         )
+    except WeightsError:
+        raise
     except Exception as error:  # the hub, transformers and diffusers raise what they like; the chain says what it was
         raise WeightsError(explain(settings, error)) from error
 
 
-def check_family(folder: str, pipeline: Any) -> None:
-    """A local folder must say that it is this pipeline."""
-    index = Path(folder) / "model_index.json"
-    if not index.is_file():
-        return  # a hub id; diffusers reads its index
+def check_family(index: Path, folder: str, pipeline: Any) -> None:
+    """The index of a folder or hub id must say that it is this pipeline."""
     try:
         found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError) as error:

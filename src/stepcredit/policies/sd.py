@@ -36,7 +36,7 @@ class SDFamily(Family):
 
     @property
     def multiple(self) -> int:
-        return self.pipe.vae_scale_factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+        return self.pipe.vae_scale_factor
 
     def networks(self) -> dict[str, Any]:
         return {"unet": self.pipe.unet}
@@ -66,11 +66,11 @@ class SDFamily(Family):
         timestep = torch.searchsorted(known, level.double() - 1e-7)  # rounding of float32 is far below their spacing
 
         def predict(x: Tensor, at: Tensor, words: Told) -> Tensor:
-            return networks["unet"](x, at, return_dict=False, **words)[0]
+            return networks["unet"](x.to(self.dtype), at, return_dict=False, **words)[0]
 
-        scaled = latents / _scale(latents, level).to(latents.dtype)
+        scaled = latents / _scale(latents, level)
         noise = guided(predict, scaled, timestep, told, scale=self.settings.guidance)
-        return noise_to_velocity(latents.float(), noise.float(), level)
+        return noise_to_velocity(latents, noise.to(latents.dtype), level)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae

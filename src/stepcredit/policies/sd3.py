@@ -49,7 +49,9 @@ class SD3Family(Family):
 
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
         def predict(x: Tensor, at: Tensor, words: Told) -> Tensor:
-            return networks["transformer"](hidden_states=x, timestep=at * 1000, return_dict=False, **words)[0]
+            return networks["transformer"](
+                hidden_states=x.to(self.dtype), timestep=at * 1000, return_dict=False, **words
+            )[0]
 
         return guided(predict, latents, level, told, scale=self.settings.guidance)
 

@@ -13,12 +13,14 @@ Encode = Callable[[list[str]], Mapping[str, Tensor]]
 class TextCache:
     """Embeddings by prompt, at most `size` of them between calls; the least recently used goes first.
 
-    `encode` maps prompts to named tensors `[B, ...]`; `ready` is entered while it runs. Rows of different length
-    (axis 1 of what `encode` returns in two calls) are padded with zeros to the longest.
+    `encode` maps at most `batch` prompts to named tensors `[B, ...]`; `ready` is entered while it runs. Rows of
+    different length (axis 1 of what `encode` returns in two calls) are padded with zeros to the longest.
     """
 
-    def __init__(self, encode: Encode, size: int, ready: Callable[[], AbstractContextManager[object]]) -> None:
-        self._encode, self._size, self._ready = encode, size, ready
+    def __init__(
+        self, encode: Encode, size: int, ready: Callable[[], AbstractContextManager[object]], *, batch: int = 16
+    ) -> None:
+        self._encode, self._size, self._ready, self._batch = encode, size, ready, batch
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self.encoded = 0
         """Prompts that went through the encoders so far."""
@@ -27,21 +29,25 @@ class TextCache:
         return len(self._kept)
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """Named tensors, one row a prompt, on the device."""
+    def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Named tensors, one row a prompt, in main memory."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
         if missing:
             with self._ready():
-                tensors = self._encode(missing)
+                for first in range(0, len(missing), self._batch):
+                    some = missing[first : first + self._batch]
+                    tensors = self._encode(some)
+                    for row, prompt in enumerate(some):
+                        self._kept[prompt] = {
+                            name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()
+                        }
             self.encoded += len(missing)
-            for row, prompt in enumerate(missing):
-                self._kept[prompt] = {name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()}
         rows = [self._kept[prompt] for prompt in prompts]
         for prompt in dict.fromkeys(prompts):
             self._kept.move_to_end(prompt)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
-        return {name: stack_padded([row[name] for row in rows]).to(device) for name in rows[0]}
+        return {name: stack_padded([row[name] for row in rows]) for name in rows[0]}
 
 
 def stack_padded(rows: Sequence[Tensor]) -> Tensor:

@@ -28,9 +28,18 @@ class WanFamily(Family):
     def __init__(self, pipe: Any, settings: Any, device: torch.device) -> None:
         super().__init__(pipe, settings, device)
         self.boundary: float | None = pipe.config.boundary_ratio if pipe.transformer_2 is not None else None
-        if self.boundary is None and settings.experts != "both":
+        if pipe.transformer_2 is not None and self.boundary is None:
             raise RecipeError(
-                f"policy.experts is {settings.experts}, but {settings.weights} has one network; remove it"
+                f"{settings.weights} has two experts and no boundary_ratio in its model_index.json, so nobody knows "
+                "which decides what; copy or download the folder again"
+            )
+        useless = [
+            key for key, value in {"experts": "both", "guidance_2": None}.items() if getattr(settings, key) != value
+        ]
+        if self.boundary is None and useless:
+            raise RecipeError(
+                f"policy.{useless[0]} is {getattr(settings, useless[0])}, but {settings.weights} has one network; "
+                "remove it"
             )
         if pipe.config.expand_timesteps:
             raise RecipeError(
@@ -79,27 +88,27 @@ class WanFamily(Family):
     def trainable(self, levels: Float[Tensor, " L"]) -> Bool[Tensor, " N"]:
         if self.boundary is None or self.settings.experts == "both":
             return super().trainable(levels)
-        high = levels[:-1] >= self.boundary
+        high = self._high(levels[:-1])
         return high if self.settings.experts == "high_noise" else ~high
 
     def deciding(self, levels: Float[Tensor, " L"]) -> list[str]:
         if self.boundary is None:
             return super().deciding(levels)
-        return ["transformer" if level >= self.boundary else "transformer_2" for level in levels[:-1].tolist()]
+        return ["transformer" if high else "transformer_2" for high in self._high(levels[:-1]).tolist()]
 
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], told: Told) -> Tensor:
         first, second = self.settings.guidance, self.settings.guidance_2 or self.settings.guidance
         if self.boundary is None or len(networks) == 1:
             (network,) = networks.values()
-            return _guided(network, latents, level, told, first)
-        high = level >= self.boundary
+            return self._guided(network, latents, level, told, first)
+        high = self._high(level)
         experts = [("transformer", first, high), ("transformer_2", second, ~high)]
         found = torch.empty_like(latents)
         for name, scale, rows in experts:
             if rows.any():
                 mine = {key: tensor[rows] for key, tensor in told.items()}
-                moved = _guided(networks[name], latents[rows], level[rows], mine, scale)
-                found = found.masked_scatter(rows.view(-1, *(1,) * (latents.ndim - 1)), moved)
+                moved = self._guided(networks[name], latents[rows], level[rows], mine, scale)
+                found = found.masked_scatter(rows.view(-1, *(1,) * (latents.ndim - 1)), moved.to(found.dtype))
         return found
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -118,9 +127,13 @@ class WanFamily(Family):
                 safe_serialization=True,
             )
 
+    def _high(self, levels: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Which levels the first expert decides; in float32 wherever it is asked, as the network is."""
+        assert self.boundary is not None
+        return levels.float() >= self.boundary
 
-def _guided(network: Any, latents: Tensor, level: Tensor, told: Told, scale: float) -> Tensor:
-    def predict(x: Tensor, at: Tensor, words: Told) -> Tensor:
-        return network(hidden_states=x, timestep=at * 1000, return_dict=False, **words)[0]
+    def _guided(self, network: Any, latents: Tensor, level: Tensor, told: Told, scale: float) -> Tensor:
+        def predict(x: Tensor, at: Tensor, words: Told) -> Tensor:
+            return network(hidden_states=x.to(self.dtype), timestep=at * 1000, return_dict=False, **words)[0]
 
-    return guided(predict, latents, level, told, scale=scale)
+        return guided(predict, latents, level, told, scale=scale)

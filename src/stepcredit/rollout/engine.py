@@ -143,8 +143,13 @@ def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tens
 @torch.no_grad()
 def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
     """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""
-    media = torch.cat([policy.decode(part) for part in latents.split(micro_batch)])
-    return (media.nan_to_num(0.0) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+    parts = [_bytes(policy.decode(part)) for part in latents.split(micro_batch)]
+    return torch.cat(parts).movedim(-3, -1).numpy()
+
+
+def _bytes(media: Tensor) -> Tensor:
+    """Pictures in [0, 1] as 0 to 255, in main memory."""
+    return (media.nan_to_num(0.0) * 255).round().byte().cpu()
 
 
 def count_unusable(trajectory: Trajectory) -> int:

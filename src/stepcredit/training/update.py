@@ -1,5 +1,6 @@
 """How gradients are taken: a rollout's (sample, step) pairs, flattened, shuffled and recomputed in full batches."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -75,23 +76,48 @@ class Recompute:
         orders = [torch.randperm(len(pairs), generator=generator) for _ in range(self.passes)]
         for number, chosen in enumerate(part for order in orders for part in order.tensor_split(self.updates)):
             mine = pairs[chosen[computed[chosen]]]
-            optimiser.zero_grad(set_to_none=True)
-            for part in mine.split(self.micro_batch) if len(mine) else ():
-                batch = _gather(trajectory, condition, terms, part)
-                loss, kl, moved, cut = self._loss(batch, factors, fresh=number == 0)
-                (loss / len(chosen)).backward()
-                totals.append(torch.cat([torch.stack([loss.detach(), kl]), moved, cut]))
-                advance(len(part))
-            if len(mine):
-                parameters = self.policy.parameters()
-                norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm))
-                if not norms[-1].isfinite():
-                    raise NumericsError(
-                        f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
-                        "Lower the learning rate or use policy.dtype float32"
-                    )
-                optimiser.step()
+            if not len(mine):
+                continue
+            for attempt, scale in enumerate(self._loss_scales(trajectory.final[0, 0].numel() * len(chosen))):
+                optimiser.zero_grad(set_to_none=True)
+                found: list[Tensor] = []
+                for part in mine.split(self.micro_batch):
+                    batch = _gather(trajectory, condition, terms, part)
+                    loss, kl, moved, cut = self._loss(batch, factors, fresh=number == 0)
+                    (loss / len(chosen) * scale).backward()
+                    found.append(torch.cat([torch.stack([loss.detach(), kl]), moved, cut]))
+                    advance(len(part) if attempt == 0 else 0)
+                norm = self._unscaled(scale)
+                if norm.isfinite():
+                    break
+            else:
+                raise NumericsError(
+                    f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
+                    "Lower the learning rate or use policy.dtype float32"
+                )
+            totals += found
+            norms.append(norm)
+            optimiser.step()
         return _summary(totals, norms, pairs[computed], len(pairs), steps=plan.steps, passes=self.passes)
+
+    def _loss_scales(self, parts: int) -> list[float]:
+        """What the loss is multiplied by while its gradient is taken, to be tried in turn until nothing overflows.
+
+        The loss is a mean over so many `parts`, latent numbers times pairs, which float16 would round to 0 on the way
+        back: there the mean is made a sum, to a power of two, and less where that is too much. 1 in other dtypes.
+        """
+        if self.policy.dtype != torch.float16:
+            return [1.0]
+        return [2.0**exponent for exponent in range(math.floor(math.log2(parts)), -1, -4)]
+
+    def _unscaled(self, scale: float) -> Tensor:
+        """The norm of the gradient, which is clipped and no longer scaled."""
+        parameters = self.policy.parameters()
+        if scale != 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= scale
+        return torch.nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
 
     def _loss(self, batch: Pairs, factors: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sums over a batch: loss, KL to the reference, and per transition `[N]` |ratio - 1| and moves cut off."""

@@ -123,7 +123,9 @@ def measured(reader: RunReader, exported: Exported) -> dict[str, Any] | None:
 def code(reader: RunReader, recipe: Recipe, exported: Exported) -> list[str]:
     """Lines of Python that load it with plain diffusers and draw."""
     policy, where = recipe.policy, repr(exported.where)
-    dtype, lora, full = f"dtype=torch.{policy.dtype}", exported.kind == "lora", exported.kind == "full"
+    plain, vae = f"torch.{policy.dtype}", f"torch.{policy.dtype_of('vae')}"
+    dtype = f"dtype={plain}" if vae == plain else f'dtype={{"default": {plain}, "vae": {vae}}}'
+    lora, full = exported.kind == "lora", exported.kind == "full"
     lines = ["import torch", f"from diffusers import {'AutoModel, ' if full else ''}{exported.pipeline}", ""]
     source, base = where, Base.of(policy)
     if exported.kind != "merged":
@@ -135,9 +137,9 @@ def code(reader: RunReader, recipe: Recipe, exported: Exported) -> list[str]:
         dtype = ", ".join([*(f"{key}={value!r}" for key, value in named.items() if value is not None), dtype])
     own = [f"{name}={name}" for name in exported.networks] if full else []
     if full:
-        plain = f"dtype=torch.{policy.dtype}"
         lines += [
-            f"{name} = AutoModel.from_pretrained({where}, subfolder={name!r}, {plain})" for name in exported.networks
+            f"{name} = AutoModel.from_pretrained({where}, subfolder={name!r}, dtype={plain})"
+            for name in exported.networks
         ]
     lines.append(f"pipe = {exported.pipeline}.from_pretrained({', '.join([source, *own, dtype])})")
     for name in exported.networks if lora else ():
