@@ -57,7 +57,8 @@ def test_base_quality_leaves_work_for_reinforcement_learning():
 
 def test_the_video_base_leaves_work_too():
     measured = json.loads((ASSETS / "wan_scenes" / "metrics.json").read_text())
-    assert 0.4 <= measured["held_out"]["all"] <= 0.7
+    assert 0.2 <= measured["held_out"]["all"] <= 0.7  # all kinds of flaws are in its last lessons
+    assert all(share > 0.05 for share in measured["held_out"].values())  # and something right in every kind
     assert sorted(measured["held_out"]) == sorted(["all", *MOVING_KINDS])
 
 
