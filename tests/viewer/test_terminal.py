@@ -30,11 +30,11 @@ def test_a_run_is_shown_with_its_verdict_table_curves_and_credit(finished):
     assert "otca on scenes" in text
     assert "finished after 6 iterations" in text
     assert all(sentence in text for sentence in report.verdict(story, story.differences()))
-    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    rows = {line.split()[0]: line for line in text.splitlines() if "[" in line}  # lines with an interval
     assert "trained" in rows["hps"]
     assert "up" in rows["hps"]
     assert "held out" in rows["diversity"]
-    assert "▁" in next(line for line in text.splitlines() if line.strip().startswith("clip_t  "))
+    assert "▁" in next(line for line in text.splitlines() if line.startswith(f"{'clip_t':>12}  "))
     assert [line.split()[0] for line in text.splitlines() if "█████" in line] == ["1", "2", "3", "4"]
     assert "5" in [line.strip() for line in text.splitlines()]  # not trained, so it has no weight to show
 
@@ -70,7 +70,7 @@ def test_credit_of_which_nothing_is_known_is_blank(finished):
 
 def test_a_long_run_has_bars_of_one_line(tmp_path):
     text = shown(drawn_run(tmp_path / "run", iterations=150, every=75, prompts=1))
-    bars = next(line for line in text.splitlines() if line.strip().startswith("hps  "))
+    bars = next(line for line in text.splitlines() if line.startswith(f"{'hps':>12}  "))
     assert sum(letter in terminal._BARS for letter in bars) == terminal._WIDTH
     assert len(bars) <= 80
 
@@ -84,11 +84,11 @@ def test_intervals_in_a_table_are_not_taken_for_markup():
 
 def test_a_table_of_differences_fits_eighty_columns():
     names = ("vq", "composition", "aesthetic")
-    table = terminal.differences([Difference(name, 1.0, 1.25, 0.25, 0.1, 0.125, 0.375) for name in names], {"vq"})
+    table = terminal.differences([Difference(name, 1.0, 1.25, 0.25, 0.1, -0.125, 0.375) for name in names], {"vq"})
     text = printed(lambda console: console.print(table), width=80)
     rows = [line for line in text.splitlines() if any(name in line for name in names)]
     assert len(rows) == 3
-    assert all("+0.2500 [+0.1250, +0.3750]" in row and "up" in row for row in rows)
+    assert all("+0.2500 [-0.1250, +0.3750]" in row and "unclear" in row for row in rows)
 
 
 def test_an_evaluation_is_printed_with_kinds_questions_and_gap(finished):

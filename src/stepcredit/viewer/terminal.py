@@ -22,7 +22,7 @@ _WIDTH = 48
 
 def differences(rows: Sequence[Difference], trained: set[str], title: str = "held-out captions") -> Table:
     """Base against tuned."""
-    shown = Table(title, "", "base", "tuned", "gain and 95 % interval", "", header_style="bold")
+    shown = _table(title, "", "", "base", "tuned", "gain and 95 % interval", "")
     for column in shown.columns[2:5]:
         column.justify = "right"
         column.no_wrap = True
@@ -39,6 +39,12 @@ def differences(rows: Sequence[Difference], trained: set[str], title: str = "hel
     return shown
 
 
+def _table(title: str, *heads: str) -> Table:
+    return Table(
+        *heads, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
+
+
 def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
     """What `stepcredit evaluate` found: every score, kinds of captions, questions, hacking gap."""
     trained = set(RunReader(run).trained)
@@ -49,7 +55,7 @@ def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
     title = f"{found['pictures']} pictures of {found['captions']} captions"
     console.print(differences(rows(found["rows"]), trained, title))
     if found["kinds"]:
-        kinds = Table("difference by kind of caption", header_style="bold")
+        kinds = _table("gain by kind of caption", "")
         names = [row["name"] for row in found["rows"]]
         for name in names:
             kinds.add_column(name, justify="right")
