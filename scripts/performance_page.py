@@ -49,7 +49,7 @@ def row(name: str, policy: dict[str, Any]) -> str:
             }
         )
         generator = costs.sketch(recipe)
-        text, condition = costs.encode(generator, [PROMPT])
+        encoding, condition = costs.encode(generator, [PROMPT])
         (network,) = generator.family.networks()
         frozen = [p for p in generator.family.networks()[network].parameters() if not p.requires_grad]
         for parameter in generator.parameters():
@@ -64,7 +64,7 @@ def row(name: str, policy: dict[str, Any]) -> str:
     (backward, plain), (again, small) = sizes
     numbers = [
         f"{sum(p.numel() for p in frozen) / 1e9:.2f} B",
-        *(f"{flops / 1e12:.4g}" for flops in (forward, backward, again, decoded, text)),
+        *(f"{flops / 1e12:.4g}" for flops in (forward, backward, again, decoded, encoding.flops)),
         *(f"{size / 2**30:.3g}" for size in (plain, small)),
     ]
     return f"| {name} | {' | '.join(numbers)} |"

@@ -18,7 +18,7 @@ from stepcredit.records import RewardBatch
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import Caption, Thing, balanced, split
 from stepcredit.scenes.renderer import draw
-from stepcredit.training.step import draw_samples, score
+from stepcredit.training.step import draw_plan, draw_samples, score
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "reward_correlation.png"
 WARM = Caption("count", (Thing("red", "circle"),), count=3)
@@ -29,7 +29,8 @@ def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray
     flags = ["--rollout.prompts", str(prompts), "--rollout.group_size", str(group_size)]
     trainer, judges = build_trainer(load_recipe("recipes/scenes/otca.yaml", flags))
     drawn = trainer.prompts.draw(prompts, seed=11, iteration=0)
-    trajectory = draw_samples(trainer, trainer.policy.encode(drawn), 0, lambda pairs: None)
+    plan, told = draw_plan(trainer, 0), trainer.policy.encode(drawn)
+    trajectory = draw_samples(trainer, told, plan, 0, lambda pairs: None)
     asking = type(trainer)(**{**vars(trainer), "rewards": judges.rewards})
     table = score(asking, trajectory, drawn)
     keep = [index for index, name in enumerate(table.names) if name != "diversity"]
@@ -104,7 +105,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
     print("\n(correlation within groups, in brackets the share of sibling pairs ranked in opposite order)\n")
 
-    suite = build_rewards([ClipT(), HPS(), Aesthetic(), Composition()])
+    suite = build_rewards([ClipT(), HPS(), Aesthetic(), Composition()], torch.device("cpu"))
     captions = balanced(split("held_out"), 200, seed=5)
     print("| picture | " + " | ".join(suite.names) + " |\n|---" + "|---" * len(suite.names) + "|")
     for trick, pictures in tricks(captions, np.random.default_rng(5)).items():
