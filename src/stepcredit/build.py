@@ -139,7 +139,9 @@ def build_rewards(settings: Sequence[RewardChoice], device: torch.device) -> Rew
 def build_reward(settings: RewardChoice, device: torch.device) -> Reward:
     """One scorer."""
     name = settings.labels[0]
-    where = str((settings.device if isinstance(settings, Learned) else None) or device)
+    if isinstance(settings, Learned) and settings.device is not None:
+        device = device_of(settings, f"device of the reward {name}")
+    where = str(device)
     match settings:
         case ClipT():
             return clip_t.ClipT(clip.load_clip(resolve(settings.weights, "clip_scenes"), where), name=name)

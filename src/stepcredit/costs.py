@@ -140,7 +140,7 @@ def count_costs(recipe: Recipe) -> Costs:
             ),
             "rollout": Need(0, rollout_each, micro),
             "decode": Need(
-                3 * micro * out + bytes_of.waiting.get("autoencoder", 0),  # in pieces, whole, and as bytes
+                3 * micro * out + bytes_of.waiting.get("autoencoder", 0),  # itself, and twice while bytes are made
                 decoded.peak,
                 min(recipe.policy.decode_batch, micro),
             ),

@@ -149,7 +149,7 @@ def gibibytes(size: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
-    for unit, least in {"h": 3600, "min": 60, "s": 1, "ms": 1e-3}.items():
-        if seconds >= 2 * least or unit == "ms":
-            return f"{seconds / least:,.3g} {unit}"
-    raise AssertionError
+    for unit, size, least in (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 1)):
+        if seconds >= least:
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds * 1000:,.3g} ms"

@@ -161,6 +161,8 @@ def test_rewards_stand_where_the_generator_does_unless_they_say_otherwise(choice
     build_rewards([choice()], torch.device("meta"))
     build_rewards([choice(device="cpu")], torch.device("meta"))
     assert asked == ["meta", "cpu"]
+    with pytest.raises(RecipeError, match=r"device of the reward \w+ is abacus, which is not here"):
+        build_rewards([choice(device="abacus")], torch.device("cpu"))
 
 
 def test_a_shift_is_refused_where_levels_come_from_noise_prediction(sd_folder):

@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from stepcredit.config.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, ScenesPrompts
 from stepcredit.errors import PromptError
@@ -100,13 +99,6 @@ def test_an_epoch_visits_every_prompt_once(count):
 def test_scenes_take_every_kind_equally_often(settings, kinds):
     drawn = from_settings(settings).draw(10 * len(kinds), seed=0, iteration=0)
     assert Counter(map(kind_of, drawn)) == dict.fromkeys(kinds, 10)
-
-
-def test_moving_scenes_can_be_confined_to_some_kinds():
-    source = from_settings(MovingScenesPrompts(kinds=("one still",)))
-    assert {kind_of(prompt) for prompt in source.prompts} == {"one still"}
-    with pytest.raises(ValidationError):
-        MovingScenesPrompts(kinds=())
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_prompt(tmp_path):

@@ -22,12 +22,6 @@ class MovingScenesPrompts(Strict):
     type: Literal["moving_scenes"] = "moving_scenes"
     split: Literal["training", "held_out", "new_combinations"] = "training"
     """Which captions."""
-    kinds: Annotated[tuple[Literal["one moving", "one still", "two things"], ...], Field(min_length=1)] = (
-        "one moving",
-        "one still",
-        "two things",
-    )
-    """Which kinds of them."""
 
 
 class FilePrompts(Strict):

@@ -189,16 +189,14 @@ class Generator:
         return len(self._cut)
 
 
-def device_of(settings: Settings) -> torch.device:
-    """The device of the recipe; an error where it is not there, before anything is loaded."""
+def device_of(settings: Any, key: str = "policy.device") -> torch.device:
+    """The device that settings name, or what there is; an error where it is not here, before anything is loaded."""
     wanted = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError) as error:  # unknown names; builds without, machines without
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise RecipeError(
-            f"policy.device is {wanted}, which is not here ({reason}); null takes what there is"
-        ) from None
+        raise RecipeError(f"{key} is {wanted}, which is not here ({reason}); null takes what there is") from None
 
 
 def _notes(network: Any) -> dict[str, Any]:

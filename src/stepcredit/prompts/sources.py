@@ -66,5 +66,5 @@ def from_settings(settings: PromptChoice) -> Listed | Scenes:
     if isinstance(settings, ListedPrompts):
         return Listed(settings.prompts)
     if isinstance(settings, MovingScenesPrompts):
-        return Scenes([caption for caption in moving.split(settings.split) if caption.kind in settings.kinds])
+        return Scenes(moving.split(settings.split))
     return Scenes(captions.split(settings.split))

@@ -78,18 +78,17 @@ class Recompute:
             mine = pairs[chosen[computed[chosen]]]
             if not len(mine):
                 continue
-            for attempt, scale in enumerate(self._loss_scales(trajectory.final[0, 0].numel() * len(chosen))):
+            for scale in self._loss_scales(trajectory.final[0, 0].numel() * len(chosen)):
                 optimiser.zero_grad(set_to_none=True)
-                found: list[Tensor] = []
-                for part in mine.split(self.micro_batch):
-                    batch = _gather(trajectory, condition, terms, part)
-                    loss, kl, moved, cut = self._loss(batch, factors, fresh=number == 0)
-                    (loss / len(chosen) * scale).backward()
-                    found.append(torch.cat([torch.stack([loss.detach(), kl]), moved, cut]))
-                    advance(len(part) if attempt == 0 else 0)
+                batches = (_gather(trajectory, condition, terms, part) for part in mine.split(self.micro_batch))
+                found = [
+                    self._backward(batch, factors, len(chosen), scale, fresh=number == 0, advance=advance)
+                    for batch in batches
+                ]
                 norm = self._unscaled(scale)
                 if norm.isfinite():
                     break
+                advance(-len(mine))
             else:
                 raise NumericsError(
                     f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
@@ -99,6 +98,15 @@ class Recompute:
             norms.append(norm)
             optimiser.step()
         return _summary(totals, norms, pairs[computed], len(pairs), steps=plan.steps, passes=self.passes)
+
+    def _backward(
+        self, batch: Pairs, factors: Tensor, pairs: int, scale: float, *, fresh: bool, advance: Advance
+    ) -> Tensor:
+        """Add a batch's part of the mean over so many `pairs`, times `scale`, to the gradient; its numbers in a row."""
+        loss, kl, moved, cut = self._loss(batch, factors, fresh=fresh)
+        (loss / pairs * scale).backward()
+        advance(len(batch.step))
+        return torch.cat([torch.stack([loss.detach(), kl]), moved, cut])
 
     def _loss_scales(self, parts: int) -> list[float]:
         """What the loss is multiplied by while its gradient is taken, to be tried in turn until nothing overflows.
