@@ -29,10 +29,10 @@ def draw(stored: Path) -> None:
     """A picture for each method, from one rollout, which is kept at `stored` so that it is drawn only once."""
     from dataclasses import replace
 
-    from stepcredit.bench import frozen
-    from stepcredit.config.load import load_recipe
-    from stepcredit.config.recipe import method_class
     from stepcredit.flow.transitions import transitions
+    from stepcredit.recipe.load import load_recipe
+    from stepcredit.recipe.recipe import method_class
+    from stepcredit.studies import frozen
 
     if not stored.exists():
         frozen.store(stored, *frozen.draw(load_recipe("recipes/scenes/dance_grpo.yaml", FLAGS)))

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from stepcredit import costs
-from stepcredit.config.load import validate
+from stepcredit.costs import count as costs
+from stepcredit.recipe.load import validate
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- counted models: scripts/performance_page.py -->", "<!-- end -->"

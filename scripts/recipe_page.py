@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from stepcredit.config.recipe import Recipe, method_class
 from stepcredit.methods import names
 from stepcredit.methods.base import Method, Window
+from stepcredit.recipe.recipe import Recipe, method_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from stepcredit.build import build_rewards, build_trainer
-from stepcredit.config.load import load_recipe
-from stepcredit.config.rewards import HPS, Aesthetic, ClipT, Composition
+from stepcredit.recipe.load import load_recipe
 from stepcredit.records import RewardBatch
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import Caption, Thing, balanced, split
 from stepcredit.scenes.renderer import draw
+from stepcredit.settings.rewards import HPS, Aesthetic, ClipT, Composition
 from stepcredit.training.step import draw_plan, draw_samples, score
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "reward_correlation.png"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stepcredit.config.load import to_yaml, validate
 from stepcredit.evaluation.paired import summarise
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import transitions
+from stepcredit.recipe.load import to_yaml, validate
 from stepcredit.records import Evidence, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look

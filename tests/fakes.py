@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stepcredit.config.load import validate
-from stepcredit.config.recipe import Recipe
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import transitions
 from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import Reward
+from stepcredit.recipe.load import validate
+from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, RewardBatch, RewardOutput
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.training.anchors import Average

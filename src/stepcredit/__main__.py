@@ -1,5 +1,5 @@
 """`python -m stepcredit`."""
 
-from stepcredit.cli import main
+from stepcredit.cli.app import main
 
 main()

@@ -14,25 +14,25 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from stepcredit import memory
 from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
-from stepcredit.config.keys import INCIDENTAL
-from stepcredit.config.load import DEFAULT, changed_keys, load_recipe, to_yaml
-from stepcredit.config.recipe import Recipe
+from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
-from stepcredit.exporting import export as export
-from stepcredit.media import suffix
+from stepcredit.export.export import export as export
+from stepcredit.files.media import suffix
+from stepcredit.files.text import write_json
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
+from stepcredit.recipe.load import DEFAULT, changed_keys, load_recipe, to_yaml
+from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs.environment import describe
-from stepcredit.runs.files import write_json
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT, RunReader
+from stepcredit.settings.keys import INCIDENTAL
 from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters

@@ -8,9 +8,18 @@ from typing import cast
 
 import torch
 
-from stepcredit.config.policies import PolicyChoice
-from stepcredit.config.recipe import Recipe
-from stepcredit.config.rewards import (
+from stepcredit.files.folders import resolve
+from stepcredit.flow.transitions import transitions
+from stepcredit.methods.base import Method
+from stepcredit.policies.family import Family
+from stepcredit.policies.generator import Generator, device_of
+from stepcredit.prompts.sources import from_settings
+from stepcredit.protocols import Reward, Tracker
+from stepcredit.recipe.recipe import Recipe
+from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
+from stepcredit.rewards.suite import RewardSuite
+from stepcredit.settings.policies import PolicyChoice
+from stepcredit.settings.rewards import (
     HPS,
     Aesthetic,
     ClipT,
@@ -22,16 +31,7 @@ from stepcredit.config.rewards import (
     RewardChoice,
     VideoAlign,
 )
-from stepcredit.config.tracking import TensorBoard, TrackingChoice, Trackio, WandB
-from stepcredit.flow.transitions import transitions
-from stepcredit.folders import resolve
-from stepcredit.methods.base import Method
-from stepcredit.policies.family import Family
-from stepcredit.policies.generator import Generator, device_of
-from stepcredit.prompts.sources import from_settings
-from stepcredit.protocols import Reward, Tracker
-from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
-from stepcredit.rewards.suite import RewardSuite
+from stepcredit.settings.tracking import TensorBoard, TrackingChoice, Trackio, WandB
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
 from stepcredit.tracking.wandb import WandBTracker
@@ -41,11 +41,11 @@ from stepcredit.training.step import Trainer
 from stepcredit.training.update import Recompute
 
 FAMILIES = {
-    "flux": "stepcredit.policies.flux:FluxFamily",
-    "sd3": "stepcredit.policies.sd3:SD3Family",
-    "wan": "stepcredit.policies.wan:WanFamily",
-    "qwen_image": "stepcredit.policies.qwen_image:QwenImageFamily",
-    "sd": "stepcredit.policies.sd:SDFamily",
+    "flux": "stepcredit.policies.families.flux:FluxFamily",
+    "sd3": "stepcredit.policies.families.sd3:SD3Family",
+    "wan": "stepcredit.policies.families.wan:WanFamily",
+    "qwen_image": "stepcredit.policies.families.qwen_image:QwenImageFamily",
+    "sd": "stepcredit.policies.families.sd:SDFamily",
 }
 """`policy.type` and its adapter; imported when it is needed, since each pulls in a pipeline of its own."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from drawn_runs import drawn_run
-from stepcredit import __version__, cli
+from stepcredit import __version__
+from stepcredit.cli import app as cli
 
 COMMANDS = ("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "doctor")
 HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'}"
@@ -32,7 +33,7 @@ def drawn(tmp_path_factory):
 def loaded_by(arguments: list[str]) -> str:
     script = (
         "import sys\n"
-        "from stepcredit.cli import main\n"
+        "from stepcredit.cli.app import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
         f"print('loaded:', sorted({HEAVY} & set(sys.modules)))"
     )
@@ -47,7 +48,7 @@ def test_help_loads_no_torch():
 def test_help_of_every_command_loads_no_torch():
     script = (
         "import sys\n"
-        "from stepcredit.cli import main\n"
+        "from stepcredit.cli.app import main\n"
         f"for command in {COMMANDS!r}:\n"
         "    try:\n        main([command, '--help'])\n    except SystemExit as stop:\n        assert not stop.code\n"
         f"print('loaded:', sorted({HEAVY} & set(sys.modules)))"

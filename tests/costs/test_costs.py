@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 import miniatures
 from fakes import FakePolicy, make_recipe, make_trainer
-from stepcredit import costs, memory
 from stepcredit.build import build_trainer
-from stepcredit.config.load import validate
-from stepcredit.costs import Costs, Need, count_costs, fitting_micro_batch, measure
+from stepcredit.costs import count as costs
+from stepcredit.costs import memory
+from stepcredit.costs.count import Costs, Need, count_costs, fitting_micro_batch, measure
+from stepcredit.costs.dry_run import show
 from stepcredit.errors import MemoryNeeded, WeightsError
-from stepcredit.geometry import show
+from stepcredit.recipe.load import validate
 from stepcredit.training.step import step
 
 FAMILIES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.cli import main
+from stepcredit.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "start.md", ROOT / "docs" / "demo.md"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stepcredit.config.load import load_recipe, to_yaml, validate
-from stepcredit.config.recipe import method_class
 from stepcredit.methods import names
+from stepcredit.recipe.load import load_recipe, to_yaml, validate
+from stepcredit.recipe.recipe import method_class
 from stepcredit.viewer.cite import entries, references
 
 ROOT = Path(__file__).parents[2]

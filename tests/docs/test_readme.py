@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import stepcredit
-from stepcredit.config.load import validate
+from stepcredit.recipe.load import validate
 
 ROOT = Path(__file__).parents[2]
 CARD = Path(stepcredit.__file__).parent / "assets" / "README.md"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stepcredit.build import build_trainer
-from stepcredit.config.load import load_recipe
+from stepcredit.recipe.load import load_recipe
 from stepcredit.training.step import step
 
 FILE = str(Path(__file__).parents[2] / "examples" / "otca_in_one_file.py")

@@ -17,17 +17,16 @@ import miniatures
 import stepcredit
 from drawn_runs import drawn_run
 from fakes import FakePolicy
-from stepcredit import hub
 from stepcredit.build import build_policy, open_generator
-from stepcredit.cli import main
-from stepcredit.config.load import load_recipe, to_yaml, validate
-from stepcredit.config.policies import LoRA
+from stepcredit.cli.app import main
 from stepcredit.errors import RecipeError, RunError, WeightsError
+from stepcredit.export import card, hub
 from stepcredit.policies import lora_file
+from stepcredit.recipe.load import load_recipe, to_yaml, validate
 from stepcredit.rollout.engine import sample_ode
+from stepcredit.settings.policies import LoRA
 from stepcredit.training import checkpoint
 from stepcredit.training.anchors import Average
-from stepcredit.viewer import card
 
 PROMPTS = ["a red circle", "two green triangles left of a blue square"]
 STEPS = 3

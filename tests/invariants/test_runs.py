@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from stepcredit.api import sample, train
-from stepcredit.config.load import load_recipe
+from stepcredit.recipe.load import load_recipe
 
 SMALL = [
     *("--rollout.prompts", "2", "--rollout.group_size", "4", "--rollout.steps", "4"),

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from stepcredit.config.recipe import method_class
 from stepcredit.errors import CreditError, StepcreditError
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import Transitions, transitions
@@ -18,6 +17,7 @@ from stepcredit.methods.mgda import MGDA
 from stepcredit.methods.moca import MOCA
 from stepcredit.methods.otca import OTCA
 from stepcredit.methods.tcd import TCD
+from stepcredit.recipe.recipe import method_class
 from stepcredit.records import Evidence
 
 P, G, K, N = 2, 4, 3, 5

@@ -9,12 +9,12 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 import miniatures
 from stepcredit.build import family, open_generator
-from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import transitions
 from stepcredit.policies.family import scheduler_levels
 from stepcredit.policies.published import WAN_SCHEDULER
 from stepcredit.rollout.engine import sample_ode
+from stepcredit.settings.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
 
 PROMPTS = ["a red circle", "two green triangles left of a blue square"]
 STEPS = 4

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from stepcredit.build import open_generator
-from stepcredit.config.policies import Flux, LoRA
 from stepcredit.errors import RecipeError, WeightsError
+from stepcredit.settings.policies import Flux, LoRA
 
 
 def one_velocity(policy):

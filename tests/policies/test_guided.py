@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stepcredit import api
-from stepcredit.cli import main
+from stepcredit.cli.app import main
 from stepcredit.errors import RunError
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.policies.guided import Guided

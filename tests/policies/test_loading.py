@@ -17,14 +17,14 @@ from huggingface_hub.errors import (
 
 import miniatures
 from stepcredit.build import build_rewards, family, open_generator
-from stepcredit.config.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
-from stepcredit.config.rewards import HPS, Aesthetic, ClipT
 from stepcredit.errors import RecipeError, WeightsError
 from stepcredit.policies import loading
 from stepcredit.policies.generator import Generator
 from stepcredit.policies.loading import explain
 from stepcredit.policies.text import TextCache
 from stepcredit.rewards import clip
+from stepcredit.settings.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.settings.rewards import HPS, Aesthetic, ClipT
 
 
 @pytest.fixture(scope="module")

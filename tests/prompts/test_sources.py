@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.config.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, ScenesPrompts
 from stepcredit.errors import PromptError
 from stepcredit.prompts.sources import Listed, from_settings
 from stepcredit.scenes.captions import KINDS, split
 from stepcredit.scenes.moving import MOVING_KINDS
 from stepcredit.scenes.worlds import kind_of
+from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, ScenesPrompts
 
 SOURCES = {
     "listed": lambda: Listed([f"prompt {index}" for index in range(10)]),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from stepcredit.errors import RewardError, WeightsError
-from stepcredit.folders import resolve
+from stepcredit.files.folders import resolve
 from stepcredit.protocols import Reward
 from stepcredit.records import RewardBatch
 from stepcredit.rewards.video_align import (

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from stepcredit.errors import RunError
-from stepcredit.runs.files import write_json, write_text
+from stepcredit.files.text import write_json, write_text
 
 
 def test_text_and_json_come_back(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stepcredit import media
+from stepcredit.files import media
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
 

@@ -12,8 +12,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from fakes import make_recipe
-from stepcredit.config.load import to_yaml
 from stepcredit.errors import RunError
+from stepcredit.recipe.load import to_yaml
 from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look

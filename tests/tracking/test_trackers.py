@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepcredit.build import build_trackers
-from stepcredit.config.load import load_recipe
 from stepcredit.protocols import Tracker
+from stepcredit.recipe.load import load_recipe
 from stepcredit.records import StepReport
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker

@@ -6,7 +6,7 @@ import torch
 
 import miniatures
 from stepcredit.build import build_trainer
-from stepcredit.config.load import validate
+from stepcredit.recipe.load import validate
 from stepcredit.training.step import step
 
 FAMILIES = {

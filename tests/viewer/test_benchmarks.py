@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from stepcredit.evaluation.side_by_side import SideBySide, Verdict
+from stepcredit.studies.side_by_side import SideBySide, Verdict
 from stepcredit.viewer import benchmarks, credit_maps
 from stepcredit.viewer.benchmarks import against, gains_table, mean_and_half, oracle_table, proxy_table
 

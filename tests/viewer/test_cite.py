@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.config.load import load_recipe
-from stepcredit.config.recipe import method_class
 from stepcredit.methods import names
+from stepcredit.recipe.load import load_recipe
+from stepcredit.recipe.recipe import method_class
 from stepcredit.viewer.cite import entries, references
 
 RECIPES = sorted(Path(str(resources.files("stepcredit") / "recipes")).rglob("*.yaml"))

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stepcredit import media
+from stepcredit.files import media
 
 
 def before_after(

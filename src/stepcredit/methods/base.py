@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from stepcredit.config.strict import Strict
 from stepcredit.credit import advantage, assign, temporal
 from stepcredit.flow.transitions import Transitions
 from stepcredit.methods.border import check_credit, check_evidence
 from stepcredit.objective import diagnostics, surrogate
 from stepcredit.objective.profile import Form, Place, Preserve, Profile, factors, log_ratio, placed
 from stepcredit.records import Credit, Evidence, Moves
+from stepcredit.settings.strict import Strict
 
 Kernel = Literal["flow_sde", "dance_sde", "cps", "ddim"]
 ENDS_WITHOUT_NOISE = ("cps", "ddim")

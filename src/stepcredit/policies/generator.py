@@ -11,8 +11,6 @@ from jaxtyping import Bool, Float
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from stepcredit.config.policies import ClassifierFree, Full, LoRA
-from stepcredit.config.policies import Generator as Settings
 from stepcredit.errors import RecipeError
 from stepcredit.flow import schedules
 from stepcredit.policies import lora_file
@@ -22,6 +20,8 @@ from stepcredit.policies.loading import load_pipeline
 from stepcredit.policies.surface import Surface
 from stepcredit.policies.text import TextCache
 from stepcredit.records import Condition
+from stepcredit.settings.policies import ClassifierFree, Full, LoRA
+from stepcredit.settings.policies import Generator as Settings
 
 
 class Generator:

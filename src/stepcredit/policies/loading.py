@@ -15,9 +15,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from stepcredit.config.policies import Generator as Settings
 from stepcredit.errors import WeightsError
-from stepcredit.folders import check_local, resolve
+from stepcredit.files.folders import check_local, resolve
+from stepcredit.settings.policies import Generator as Settings
 
 FAMILIES = {
     "FluxPipeline": "flux",

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stepcredit.config.policies import SurfaceChoice
 from stepcredit.errors import WeightsError
+from stepcredit.settings.policies import SurfaceChoice
 
 NAME = "pytorch_lora_weights.safetensors"
 NOTES = "lora_adapter_metadata"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from stepcredit.config.policies import Full, LoRA, SurfaceChoice
 from stepcredit.errors import RecipeError
+from stepcredit.settings.policies import Full, LoRA, SurfaceChoice
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 

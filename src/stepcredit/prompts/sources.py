@@ -4,10 +4,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepcredit.config.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice
 from stepcredit.errors import PromptError
 from stepcredit.scenes import captions, moving
 from stepcredit.scenes.captions import HasKind, balanced
+from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice
 
 
 class Listed:

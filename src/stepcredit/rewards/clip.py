@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from stepcredit.errors import WeightsError
-from stepcredit.folders import check_local
+from stepcredit.files.folders import check_local
 
 Pictures = UInt8[np.ndarray, "B H W 3"]
 _BATCH = 256

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, Qwen2VLModel
 
-from stepcredit.config.rewards import Output
 from stepcredit.errors import RewardError, WeightsError
-from stepcredit.folders import check_local
+from stepcredit.files.folders import check_local
 from stepcredit.records import RewardBatch, RewardOutput
+from stepcredit.settings.rewards import Output
 
 MARKS = {"vq": "<|VQ_reward|>", "mq": "<|MQ_reward|>", "ta": "<|TA_reward|>"}
 VIDEO = "<|video_pad|>"

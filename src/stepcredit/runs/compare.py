@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from stepcredit.config.keys import INCIDENTAL, flatten
 from stepcredit.errors import RunError, nearest
 from stepcredit.runs.reader import RunReader
+from stepcredit.settings.keys import INCIDENTAL, flatten
 
 Cost = Literal["pictures", "forwards", "seconds"]
 _KEYS: dict[str, str] = {"pictures": "cost/pictures", "forwards": "cost/forwards", "seconds": "time/seconds"}

@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 from safetensors.numpy import save_file
 
 from stepcredit.errors import RunError
+from stepcredit.files.text import write_json, write_text
 from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs import looks
-from stepcredit.runs.files import write_json, write_text
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import read_lines
 

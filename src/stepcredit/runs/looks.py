@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from stepcredit import media
 from stepcredit.errors import RunError
+from stepcredit.files import media
 
 Weights = Literal["base", "average", "trained"]
 

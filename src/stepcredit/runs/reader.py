@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from stepcredit.config.keys import labels
 from stepcredit.errors import RunError
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
+from stepcredit.settings.keys import labels
 
 FORMAT = 2
 """Of the run folder; 1 had no looks and no similarities."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepcredit.media import still
+from stepcredit.files.media import still
 from stepcredit.records import StepReport
 
 PICTURES = 24  # of a look

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.media import still
+from stepcredit.files.media import still
 from stepcredit.records import StepReport
 
 PICTURES = 24  # of a look

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit import media
-from stepcredit.config.recipe import Recipe
 from stepcredit.errors import RewardError
 from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
+from stepcredit.files import media
 from stepcredit.protocols import Policy, PromptSource, Tracker
+from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import Advance

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stepcredit.config.recipe import Recipe
 from stepcredit.credit.diagnostics import conflict, pareto_share
 from stepcredit.methods.base import Method
 from stepcredit.objective.diagnostics import effective_steps
 from stepcredit.protocols import Policy, PromptSource
+from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, Credit, Evidence, Plan, RewardBatch, RewardTable, StepReport, Trajectory
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout import plan

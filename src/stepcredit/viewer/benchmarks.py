@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from stepcredit.files.text import write_json, write_text
 from stepcredit.runs.compare import half_width
-from stepcredit.runs.files import write_json, write_text
 
 _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c", "#7a6a00", "#444444")
 

@@ -3,8 +3,8 @@
 import re
 from importlib import resources
 
-from stepcredit.config.policies import ClassifierFree, LoRA
-from stepcredit.config.recipe import Recipe
+from stepcredit.recipe.recipe import Recipe
+from stepcredit.settings.policies import ClassifierFree, LoRA
 
 _KERNELS = {"flow_sde": "2505.05470", "dance_sde": "2505.07818", "cps": "2509.05952", "ddim": "2010.02502"}
 _REWARDS = {

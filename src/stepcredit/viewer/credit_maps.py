@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stepcredit.evaluation.side_by_side import SideBySide
+from stepcredit.studies.side_by_side import SideBySide
 from stepcredit.viewer.benchmarks import table
 
 _COLUMNS = 6

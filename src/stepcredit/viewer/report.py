@@ -10,8 +10,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
-from stepcredit.media import data_uri
-from stepcredit.runs.files import write_text
+from stepcredit.files.media import data_uri
+from stepcredit.files.text import write_text
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer import panels
 from stepcredit.viewer.panels import Story

@@ -1,1 +1,0 @@
-"""Studies of credit rules: one frozen rollout under every rule, an oracle with known gradients, the paper's tables."""

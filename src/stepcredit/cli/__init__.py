@@ -1,0 +1,5 @@
+"""The command line. This room and `--help` load no torch; each command imports what it needs when it runs."""
+
+from stepcredit.cli.app import main
+
+__all__ = ["main"]

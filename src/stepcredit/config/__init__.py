@@ -1,1 +1,0 @@
-"""Recipes: pydantic models, strict, without torch."""

@@ -1,0 +1,1 @@
+"""Work, memory and time of a recipe, counted without weights."""

@@ -1,0 +1,1 @@
+"""Files: model folders, pictures and videos, text that is whole or not there."""

@@ -1,0 +1,1 @@
+"""Settings of the parts of a recipe: strict pydantic records, without torch."""

@@ -1,0 +1,43 @@
+"""Where prompts come from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stepcredit.settings.strict import Strict
+
+
+class ScenesPrompts(Strict):
+    """Captions of the drawn world, every kind equally often."""
+
+    type: Literal["scenes"] = "scenes"
+    split: Literal["training", "held_out", "new_combinations"] = "training"
+    """Which captions."""
+
+
+class MovingScenesPrompts(Strict):
+    """Captions of the drawn world in motion, every kind equally often."""
+
+    type: Literal["moving_scenes"] = "moving_scenes"
+    split: Literal["training", "held_out", "new_combinations"] = "training"
+    """Which captions."""
+
+
+class FilePrompts(Strict):
+    """A UTF-8 text file, one prompt a line."""
+
+    type: Literal["file"] = "file"
+    path: Path
+    """The file."""
+
+
+class ListedPrompts(Strict):
+    """Prompts written in the recipe."""
+
+    type: Literal["list"] = "list"
+    prompts: Annotated[list[str], Field(min_length=1)]
+    """The prompts."""
+
+
+PromptChoice = Annotated[ScenesPrompts | MovingScenesPrompts | FilePrompts | ListedPrompts, Field(discriminator="type")]
