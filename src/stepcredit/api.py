@@ -20,7 +20,7 @@ from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
-from stepcredit.export.export import export as export
+from stepcredit.exporting.export import export as export
 from stepcredit.files.media import suffix
 from stepcredit.files.text import write_json
 from stepcredit.policies.generator import Generator, device_of

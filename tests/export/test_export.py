@@ -20,7 +20,7 @@ from fakes import FakePolicy
 from stepcredit.build import build_policy, open_generator
 from stepcredit.cli.app import main
 from stepcredit.errors import RecipeError, RunError, WeightsError
-from stepcredit.export import card, hub
+from stepcredit.exporting import card, hub
 from stepcredit.policies import lora_file
 from stepcredit.recipe.load import load_recipe, to_yaml, validate
 from stepcredit.rollout.engine import sample_ode

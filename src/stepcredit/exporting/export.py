@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 
 from stepcredit.build import family
 from stepcredit.errors import RecipeError, RunError, StepcreditError
-from stepcredit.export import card, hub
-from stepcredit.export.card import Base, Exported, Kind, Weights
+from stepcredit.exporting import card, hub
+from stepcredit.exporting.card import Base, Exported, Kind, Weights
 from stepcredit.files.text import write_json, write_text
 from stepcredit.policies import lora_file
 from stepcredit.policies.loading import FAMILIES, load_pipeline

@@ -72,7 +72,7 @@ class Exported:
 def render(reader: RunReader, recipe: Recipe, exported: Exported) -> str:
     """The whole card, front matter first."""
     environment = Environment(
-        loader=PackageLoader("stepcredit.viewer", "."),
+        loader=PackageLoader("stepcredit.exporting", "."),
         autoescape=False,  # Markdown; what could break a table is escaped in _cell
         undefined=StrictUndefined,
         trim_blocks=True,
