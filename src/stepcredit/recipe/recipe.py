@@ -1,12 +1,15 @@
 """A recipe: everything that defines a run. A missing key is the method's published setting, or a sane default."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from stepcredit.errors import RecipeError, nearest
+from stepcredit.methods import names
+from stepcredit.methods.base import Method
 from stepcredit.settings.policies import PolicyChoice
 from stepcredit.settings.prompts import PromptChoice, ScenesPrompts
 from stepcredit.settings.rewards import RewardChoice
@@ -27,6 +30,8 @@ class Rollout(Strict):
     """Shift of the noise levels; null is the model's own schedule."""
     micro_batch: int = Field(default=96, ge=1)
     """Samples that go through the network together; results depend on it by the device's rounding at most."""
+    share_states: bool = True
+    """Compute a state that samples share, such as a common first noise, once; results depend on it by rounding."""
 
 
 class Optimiser(Strict):
@@ -109,7 +114,7 @@ class Recipe(Strict):
     prompts: PromptChoice
     """Training prompts."""
     rollout: Rollout = Rollout()
-    method: SerializeAsAny[Strict]
+    method: SerializeAsAny[Method]
     """Which credit rule, and its settings: a file of `methods/`, or `package.module` of your own."""
     rewards: Annotated[list[RewardChoice], Field(min_length=1)]
     """The objectives (K)."""
@@ -133,25 +138,23 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _distinct_objectives(self) -> "Recipe":
-        names = [name for reward in (*self.rewards, *self.held_out) for name in reward.labels]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        labels = [name for reward in (*self.rewards, *self.held_out) for name in reward.labels]
+        twice = sorted({name for name in labels if labels.count(name) > 1})
         if twice:
             raise ValueError(
                 f"reward {', '.join(twice)} is listed twice (rewards and held_out together); "
                 "remove one, or give one of them another `name`"
             )
-        if self.output.keep_best is not None and self.output.keep_best not in names:
-            raise ValueError(f'output.keep_best is "{self.output.keep_best}"; {nearest(self.output.keep_best, names)}')
+        if self.output.keep_best is not None and self.output.keep_best not in labels:
+            raise ValueError(f'output.keep_best is "{self.output.keep_best}"; {nearest(self.output.keep_best, labels)}')
         for reward in (*self.rewards, *self.held_out):
             if self.policy.medium not in reward.scores:
                 raise ValueError(
                     f"reward {', '.join(reward.labels)} scores {' and '.join(reward.scores)}s, and policy.type "
                     f"{self.policy.type} draws {self.policy.medium}s; take a reward that fits"
                 )
-        check = getattr(self.method, "check", None)
-        if check is not None:
-            check(steps=self.rollout.steps, group_size=self.rollout.group_size)
-        if getattr(self.method, "mixes_objectives", False) and any(r.weight != 1 for r in self.rewards):
+        self.method.check(steps=self.rollout.steps, group_size=self.rollout.group_size)
+        if self.method.rule.mixes_objectives and any(reward.weight != 1 for reward in self.rewards):
             raise ValueError(
                 f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "
                 "remove the weights, or take a method that sums (dance_grpo, flow_grpo)"
@@ -176,12 +179,12 @@ class Recipe(Strict):
 
     @property
     def method_name(self) -> str:
-        return str(getattr(self.method, "type", "method"))
+        return str(getattr(self.method, "type"))  # noqa: B009 - subclasses alone have a type
 
 
-def method_class(name: str) -> type[Strict]:
+def method_class(name: str) -> type[Method]:
     """The settings class of a method: the one subclass of Method in `stepcredit.methods.NAME` or in module NAME."""
-    known = importlib.import_module("stepcredit.methods").names()  # the folder is the registry
+    known = names()  # the folder is the registry
     if name not in known and "." not in name:
         raise RecipeError(f'there is no method "{name}"; {nearest(name, known)}')
     if "" in name.split("."):
@@ -190,9 +193,14 @@ def method_class(name: str) -> type[Strict]:
         module = importlib.import_module(name if "." in name else f"stepcredit.methods.{name}")
     except ModuleNotFoundError as error:
         raise RecipeError(f'method "{name}" cannot be imported: {error}; is it on the Python path?') from None
-    base = importlib.import_module("stepcredit.methods.base").Method
-    found = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, base)]
+    found = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Method)]
     found = [item for item in found if item.__module__ == module.__name__]
     if len(found) != 1:
         raise RecipeError(f"{module.__name__} must define exactly one subclass of Method, found {len(found)}")
     return found[0]
+
+
+def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method with the paper's settings, and these laid over them."""
+    own = {key: value for key, value in (settings or {}).items() if key != "type"}
+    return method_class(name).model_validate(own)
