@@ -6,47 +6,72 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import PROMPTS, SHAPE, BreakingPolicy, Brightness, Contrast, FakePolicy, make_trainer
+from composing import method
+from fakes import PROMPTS, SHAPE, BreakingPolicy, Brightness, Contrast, FakePolicy, make_parts
 from stepcredit.credit.temporal import similarity_to_final
 from stepcredit.errors import NumericsError
-from stepcredit.methods.base import Window
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.records import Plan, Trajectory
-from stepcredit.rollout.engine import count_unusable, decode, roll_out, sample_ode
-from stepcredit.rollout.noise import NoiseStream, initial_noise
-from stepcredit.rollout.plan import draw
+from stepcredit.parts.observers import CleanSimilarity, Similarity
+from stepcredit.parts.planning import Window
+from stepcredit.records import Key, NoiseStream, Plan, Rollout
+from stepcredit.rollout.engine import RollOut, count_unusable, decode, sample_ode
 from stepcredit.training.step import step
 
 STEPS = 5
-FIELDS = ("latents", "velocities", "final", "levels", "similarity", "clean_similarity")
 
 
-def drawn(group_size=3, prompts=2, iteration=0, **method):
-    return draw(DanceGRPO(**method), steps=STEPS, prompts=prompts, group_size=group_size, seed=0, iteration=iteration)
+def drawn(group_size=3, prompts=2, iteration=0, **flat):
+    chosen = method("dance_grpo", **flat)
+    return chosen.plan.draw(chosen.sampler, steps=STEPS, prompts=prompts, group_size=group_size, key=Key(0, iteration))
 
 
-def rolled(policy=None, *, plan=None, noisy_end=False, prompts=PROMPTS[:2], method=None, **changed):
+def first_noise(prompt, members, *, shared):
+    """The starts of one group."""
+    key = Key(seed=0, iteration=0)
+    if shared:
+        return [key.shared_start(prompt).draw(SHAPE)] * members
+    return [key.start(prompt, member).draw(SHAPE) for member in range(members)]
+
+
+def rolled(
+    policy=None,
+    *,
+    plan=None,
+    noisy_end=False,
+    prompts=PROMPTS[:2],
+    flat=None,
+    group_size=3,
+    shared_noise=True,
+    seed=0,
+    iteration=0,
+    micro_batch=100,
+    share_states=True,
+    progress=lambda pairs: None,
+):
     policy = policy or FakePolicy()
-    settings = {
-        "group_size": 3,
-        "noise_level": 0.5,
-        "shared_noise": True,
-        "noisy_end": noisy_end,
-        "seed": 0,
-        "iteration": 0,
-        "micro_batch": 100,
-        **changed,
-    }
-    given = {"final_state": "x_N" if noisy_end else "x0", **(method or {})}
-    plan = plan or drawn(settings["group_size"], len(prompts), **given)
-    return roll_out(policy, policy.encode(prompts), plan, policy.levels(STEPS, None), **settings)
-
-
-def same(one: Trajectory, two: Trajectory, tolerance: float = 0.0) -> bool:
-    return all(
-        torch.allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, equal_nan=True)
-        for name in FIELDS
+    settings = {"noise_level": 0.5, "shared_noise": shared_noise, **(flat or {})}
+    if noisy_end:
+        settings["final_state"] = "x_N"
+    chosen = method("dance_grpo", **settings)
+    roll_out = RollOut(
+        policy=policy,
+        sampling=chosen.sampler,
+        planning=chosen.plan,
+        levels=policy.levels(STEPS, None),
+        group_size=group_size,
+        micro_batch=micro_batch,
+        observers=[Similarity(), CleanSimilarity()],
+        share_states=share_states,
     )
+    return roll_out(prompts, Key(seed, iteration), progress, plan=plan)
+
+
+def tensors(rollout):
+    return [rollout.latents, rollout.velocities, rollout.final, *rollout.seen.values()]
+
+
+def same(one: Rollout, two: Rollout, tolerance: float = 0.0) -> bool:
+    pairs = zip(tensors(one), tensors(two), strict=True)
+    return all(torch.allclose(left, right, rtol=0, atol=tolerance, equal_nan=True) for left, right in pairs)
 
 
 # What a rollout depends on
@@ -102,8 +127,8 @@ def test_the_noise_of_a_group_does_not_depend_on_the_number_of_prompts():
 
 
 def test_initial_noise_and_step_noise_come_from_different_streams():
-    first = initial_noise(SHAPE, seed=0, iteration=0, prompt=0, members=1, shared=False)[0]
-    shared = initial_noise(SHAPE, seed=0, iteration=0, prompt=0, members=1, shared=True)[0]
+    first = first_noise(0, 1, shared=False)[0]
+    shared = first_noise(0, 1, shared=True)[0]
     moved = NoiseStream(0, 0, 0, 0).draw(SHAPE)
     assert not torch.isclose(first, moved).any()
     assert not torch.isclose(shared, moved).any()
@@ -124,27 +149,27 @@ def test_a_trajectory_has_the_documented_shapes_and_starts_at_the_noise():
     got = rolled(prompts=PROMPTS, group_size=2)
     assert got.latents.shape == (4, 2, STEPS + 1, *SHAPE)
     assert got.velocities.shape == (4, 2, STEPS, *SHAPE)
-    assert got.clean_similarity.shape == (4, 2, STEPS)
+    assert got.seen["clean_similarity"].shape == (4, 2, STEPS)
     assert got.final.shape == (4, 2, *SHAPE)
-    assert got.similarity.shape == (4, 2, STEPS + 1)
-    noise = initial_noise(SHAPE, seed=0, iteration=0, prompt=3, members=2, shared=True)
+    assert got.seen["similarity"].shape == (4, 2, STEPS + 1)
+    noise = first_noise(3, 2, shared=True)
     assert torch.equal(got.latents[3, :, 0], torch.stack(noise))
 
 
 def test_the_similarity_is_the_cosine_with_the_final_latent():
     got = rolled()
     wanted = similarity_to_final(got.latents.flatten(0, 1), got.final.flatten(0, 1)).unflatten(0, (2, 3))
-    torch.testing.assert_close(got.similarity, wanted)
+    torch.testing.assert_close(got.seen["similarity"], wanted)
 
 
 def test_velocities_are_what_the_network_says_about_the_latents_that_were_kept():
     policy = FakePolicy()
-    got = rolled(policy, method={"timestep_fraction": 0.5}, shared_noise=False)
+    got = rolled(policy, flat={"timestep_fraction": 0.5}, shared_noise=False)
     rows = torch.arange(2).repeat_interleave(3)
     for at in range(STEPS):
         x = got.latents[:, :, at].flatten(0, 1)
         with torch.no_grad():
-            said = policy.velocity(x, got.levels[at].to(x).expand(6), policy.encode(PROMPTS[:2])[rows])
+            said = policy.velocity(x, got.sampler.levels[at].to(x).expand(6), policy.encode(PROMPTS[:2])[rows])
         assert torch.equal(got.velocities[:, :, at].flatten(0, 1), said)
 
 
@@ -152,11 +177,11 @@ def test_velocities_are_what_the_network_says_about_the_latents_that_were_kept()
 def test_the_clean_similarity_is_the_cosine_of_every_clean_prediction_with_what_is_decoded(noisy_end):
     got = rolled(noisy_end=noisy_end)
     for prompt, member, at in np.ndindex(2, 3, STEPS):
-        clean = got.latents[prompt, member, at] - float(got.levels[at]) * got.velocities[prompt, member, at]
+        clean = got.latents[prompt, member, at] - float(got.sampler.levels[at]) * got.velocities[prompt, member, at]
         cosine = torch.cosine_similarity(clean.flatten(), got.final[prompt, member].flatten(), dim=0)
-        torch.testing.assert_close(got.clean_similarity[prompt, member, at], cosine, rtol=0, atol=1e-6)
+        torch.testing.assert_close(got.seen["clean_similarity"][prompt, member, at], cosine, rtol=0, atol=1e-6)
     if not noisy_end:  # the last prediction is what is decoded
-        torch.testing.assert_close(got.clean_similarity[..., -1], torch.ones(2, 3), rtol=0, atol=1e-6)
+        torch.testing.assert_close(got.seen["clean_similarity"][..., -1], torch.ones(2, 3), rtol=0, atol=1e-6)
 
 
 def test_an_untrained_last_step_is_deterministic_and_ends_at_the_clean_prediction():
@@ -168,7 +193,7 @@ def test_an_untrained_last_step_is_deterministic_and_ends_at_the_clean_predictio
 
 
 def test_a_trained_last_step_adds_noise_and_still_decodes_the_clean_prediction():
-    got = rolled(method={"train_last": True})
+    got = rolled(flat={"train_last": True})
     assert not torch.isclose(got.final, got.latents[:, :, -1], atol=1e-4).all(-1).all(-1).any()
     before = rolled()
     torch.testing.assert_close(got.final, before.final, rtol=0, atol=1e-6)
@@ -177,7 +202,7 @@ def test_a_trained_last_step_adds_noise_and_still_decodes_the_clean_prediction()
 def test_a_noisy_end_decodes_the_last_latent():
     got = rolled(noisy_end=True)
     assert torch.equal(got.final, got.latents[:, :, -1])
-    clean = rolled(method={"train_last": True})  # the same moves, another final
+    clean = rolled(flat={"train_last": True})  # the same moves, another final
     assert torch.equal(got.latents, clean.latents)
     assert not torch.isclose(got.final, clean.final, atol=1e-4).all()
 
@@ -185,7 +210,7 @@ def test_a_noisy_end_decodes_the_last_latent():
 @pytest.mark.parametrize("kernel", ["dance_sde", "flow_sde", "cps", "ddim"])
 def test_the_first_move_is_that_of_its_kernel_with_the_sample_s_own_noise(kernel):
     policy = FakePolicy()
-    got = rolled(policy, method={"kernel": kernel})
+    got = rolled(policy, flat={"kernel": kernel})
     x = got.latents[1, 2, 0]
     with torch.no_grad():
         velocity = policy.velocity(x[None], torch.ones(1), policy.encode(PROMPTS[1:2]))[0]
@@ -222,12 +247,12 @@ def test_the_deterministic_sampler_is_euler():
 
 def test_a_rollout_builds_no_graph():
     got = rolled()
-    assert not any(getattr(got, name).requires_grad for name in FIELDS)
+    assert not any(tensor.requires_grad for tensor in tensors(got))
 
 
 def test_progress_counts_every_sample_and_step_once():
     heard = []
-    rolled(micro_batch=4, advance=heard.append)
+    rolled(micro_batch=4, progress=heard.append)
     assert sum(heard) == 2 * 3 * STEPS
 
 
@@ -236,7 +261,7 @@ def test_progress_counts_every_sample_and_step_once():
 
 def straight(got, at):
     """Euler's step from the latents kept before transition `at`, with the velocity kept beside them."""
-    start, end = got.levels[at].to(got.latents), got.levels[at + 1].to(got.latents)
+    start, end = got.sampler.levels[at].to(got.latents), got.sampler.levels[at + 1].to(got.latents)
     return got.latents[:, :, at] + got.velocities[:, :, at] * (end - start)
 
 
@@ -259,11 +284,11 @@ def test_outside_its_window_a_sample_follows_the_ode_bit_for_bit(kernel, micro_b
 
 def test_a_plan_without_any_noise_is_the_deterministic_sampler():
     policy, plan = FakePolicy(), drawn()
-    silent = Plan(plan.kernel, torch.zeros_like(plan.stochastic), plan.trained)
-    got = rolled(policy, plan=silent, shared_noise=False)
+    silent = Plan(torch.zeros_like(plan.stochastic), plan.trained, plan.author)
+    got = rolled(policy, plan=silent, share_states=False)
     rows = torch.arange(2).repeat_interleave(3)
     start = got.latents[:, :, 0].flatten(0, 1)
-    wanted = sample_ode(policy, policy.encode(PROMPTS[:2])[rows], got.levels, start)
+    wanted = sample_ode(policy, policy.encode(PROMPTS[:2])[rows], got.sampler.levels, start)
     assert torch.equal(got.latents[:, :, -1].flatten(0, 1), wanted)
 
 
@@ -276,14 +301,14 @@ def test_a_sample_s_noise_is_drawn_where_it_is_used_and_nowhere_else():
         stream = NoiseStream(0, 0, prompt, member)
         for at in plan.stochastic[prompt, member].nonzero()[:, 0].tolist():
             x, velocity = got.latents[prompt, member, at], got.velocities[prompt, member, at]
-            start, end = float(got.levels[at]), float(got.levels[at + 1])
+            start, end = float(got.sampler.levels[at]), float(got.sampler.levels[at + 1])
             mean = x + (velocity + 0.5**2 / 2 * (x + (1 - start) * velocity) / start) * (end - start)
             noise = (got.latents[prompt, member, at + 1] - mean) / (0.5 * math.sqrt(start - end))
             torch.testing.assert_close(noise, stream.draw(SHAPE), rtol=0, atol=1e-5)
 
 
 def test_what_is_trained_does_not_change_the_rollout():
-    assert same(rolled(method={"timestep_fraction": 0.5}), rolled())
+    assert same(rolled(flat={"timestep_fraction": 0.5}), rolled())
 
 
 # Pictures and broken samples
@@ -302,7 +327,7 @@ def test_pictures_are_bytes_and_latents_that_are_not_finite_become_black():
 
 
 def test_broken_samples_are_counted():
-    got = rolled(BreakingPolicy([1, 5], samples=6))
+    got = rolled(BreakingPolicy([1, 5], samples=6), share_states=False)
     assert count_unusable(got) == 2
     assert count_unusable(rolled()) == 0
     assert got.final.flatten(2).isfinite().all(-1).flatten().tolist() == [True, False, True, True, True, False]
@@ -310,19 +335,19 @@ def test_broken_samples_are_counted():
 
 def test_a_rollout_of_broken_samples_only_is_an_error():
     with pytest.raises(NumericsError, match="every sample of the rollout holds NaN or infinity"):
-        count_unusable(rolled(BreakingPolicy(range(6), samples=6)))
+        count_unusable(rolled(BreakingPolicy(range(6), samples=6), share_states=False))
     with pytest.raises(NumericsError):
-        step(make_trainer(policy=BreakingPolicy(range(8), samples=8)), 0)
+        step(make_parts(policy=BreakingPolicy(range(8), samples=8)), 0)
 
 
-@pytest.mark.parametrize("method", ["otca", "moca", "tcd", "dance_grpo"])
-def test_a_broken_sample_has_nan_rewards_and_no_credit(method):
-    trainer = make_trainer(
+@pytest.mark.parametrize("name", ["otca", "moca", "tcd", "dance_grpo"])
+def test_a_broken_sample_has_nan_rewards_and_no_credit(name):
+    parts = make_parts(
         [Brightness(), Contrast("contrast")],
         policy=BreakingPolicy([2], samples=8),
-        method={"type": method, "shared_noise": False},
+        method={"type": name, "shared_noise": False},
     )
-    done = step(trainer, 0)
+    done = step(parts, 0)
     broken = torch.zeros(2, 4, dtype=torch.bool)
     broken[0, 2] = True
     assert (done.rewards.scores.isnan().all(-1) == broken).all()
@@ -331,14 +356,14 @@ def test_a_broken_sample_has_nan_rewards_and_no_credit(method):
     assert done.credit.per_step.isfinite().all()
     assert (done.credit.per_step[1].abs().sum(-1) > 0).all()  # the other group is not concerned
     assert done.report.metrics["rollout/unusable"] == 1
-    assert all(parameter.isfinite().all() for parameter in trainer.policy.parameters())
+    assert all(parameter.isfinite().all() for parameter in parts.policy.parameters())
 
 
-@pytest.mark.parametrize("method", ["otca", "moca", "tcd", "dance_grpo"])
-def test_the_siblings_of_a_broken_sample_keep_their_credit(method):
+@pytest.mark.parametrize("name", ["otca", "moca", "tcd", "dance_grpo"])
+def test_the_siblings_of_a_broken_sample_keep_their_credit(name):
     policy = BreakingPolicy([2], samples=8)
-    settings = {"type": method, "shared_noise": False}
-    credit = step(make_trainer([Brightness()], policy=policy, method=settings), 0).credit
+    settings = {"type": name, "shared_noise": False}
+    credit = step(make_parts([Brightness()], policy=policy, method=settings), 0).credit
     assert (credit.per_step[0].abs().sum(-1) > 0).tolist() == [True, True, False, True]
 
 
@@ -347,13 +372,65 @@ def test_the_siblings_of_a_broken_sample_keep_their_credit(method):
 
 def test_a_broken_sample_does_not_stop_a_method_with_kl():
     policy = BreakingPolicy([2], samples=8)
-    done = step(make_trainer(policy=policy, method={"type": "flow_grpo"}), 0)
+    done = step(make_parts(policy=policy, method={"type": "flow_grpo"}), 0)
     assert done.report.metrics["rollout/unusable"] == 1
     assert all(parameter.isfinite().all() for parameter in policy.parameters())
 
 
-@pytest.mark.parametrize("method", ["otca", "tcd"])
-def test_a_broken_sample_does_not_blank_the_credit_metrics(method):
+@pytest.mark.parametrize("name", ["otca", "tcd"])
+def test_a_broken_sample_does_not_blank_the_credit_metrics(name):
     policy = BreakingPolicy([2], samples=8)
-    metrics = step(make_trainer(policy=policy, method={"type": method, "shared_noise": False}), 0).report.metrics
+    metrics = step(make_parts(policy=policy, method={"type": name, "shared_noise": False}), 0).report.metrics
     assert all(math.isfinite(value) for name, value in metrics.items() if name.startswith("credit/"))
+
+
+# Shared states
+
+
+def test_a_common_first_noise_is_computed_once_for_the_group():
+    shared, alone = rolled(), rolled(share_states=False)
+    assert (shared.forwards, alone.forwards) == (2 * 3 * STEPS - 2 * 2, 2 * 3 * STEPS)
+    assert same(shared, alone, 1e-6)
+    assert (shared.plan.node[:, :, 0] == torch.tensor([[0] * 3, [3] * 3])).all()
+    assert (shared.plan.node[:, :, 1:] == torch.arange(6).view(2, 3, 1)).all()
+    assert rolled(shared_noise=False).forwards == 2 * 3 * STEPS
+
+
+def forked(at, members=3, prompts=2):
+    """One path for each group until the state `at`, then every sample on its own."""
+    plan = drawn(members, prompts)
+    author = plan.author.clone()
+    author[:, :, 1 : at + 1] = 0
+    return Plan(plan.stochastic, plan.trained, author)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 100])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_fork_is_one_path_until_it_parts_and_is_computed_once(at, micro_batch):
+    got = rolled(plan=forked(at), micro_batch=micro_batch)
+    shared = got.latents[:, :, : at + 1]
+    assert torch.allclose(shared, shared[:, :1], rtol=0, atol=0 if micro_batch == 100 else 1e-6)
+    assert not torch.isclose(got.latents[:, 0, at + 1], got.latents[:, 1, at + 1]).any()
+    if micro_batch == 100:
+        assert got.forwards == 2 * 3 * STEPS - 2 * 2 * (at + 1)
+    assert same(got, rolled(plan=forked(at), share_states=False), 1e-6)
+    own = rolled()  # the first sample is its own author: the fork of its siblings does not change its path
+    torch.testing.assert_close(got.latents[:, 0], own.latents[:, 0], rtol=0, atol=1e-6)
+
+
+def test_samples_that_follow_the_ode_from_one_state_stay_together():
+    plan = drawn(window=Window(size=2, first=2, end=4))
+    assert (plan.node[:, :, :3] == plan.node[:, :1, :3]).all()  # until the first noisy move has been made
+    assert (plan.node[:, 0, 3:] != plan.node[:, 1, 3:]).all()
+    got = rolled(plan=plan)
+    assert got.forwards == 2 * 3 * STEPS - 2 * 2 * 3
+
+
+def test_a_sample_has_the_same_noise_whatever_its_place_in_the_batch():
+    whole = rolled(prompts=PROMPTS)
+    policy = FakePolicy()
+    chosen = method("dance_grpo", noise_level=0.5)
+    roll_out = RollOut(policy, chosen.sampler, chosen.plan, policy.levels(STEPS, None), group_size=3, micro_batch=100)
+    apart = roll_out(PROMPTS[2:], Key(0, 0), places=[2, 3])
+    torch.testing.assert_close(apart.latents, whole.latents[2:], rtol=0, atol=1e-6)
+    assert apart.ids.tolist() == [[6, 7, 8], [9, 10, 11]]

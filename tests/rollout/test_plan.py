@@ -7,17 +7,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stepcredit.methods.base import Window
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.flash_grpo import FlashGRPO
-from stepcredit.rollout.plan import draw
+from composing import method
+from stepcredit.parts.planning import Window
+from stepcredit.records import Key
 
 P, G, N = 5, 4, 8
 
 
-def drawn(*, steps=N, prompts=P, group_size=G, seed=0, iteration=0, **method):
-    return draw(
-        DanceGRPO(**method), steps=steps, prompts=prompts, group_size=group_size, seed=seed, iteration=iteration
+def drawn(*, steps=N, prompts=P, group_size=G, seed=0, iteration=0, name="dance_grpo", **flat):
+    chosen = method(name, **flat)
+    return chosen.plan.draw(
+        chosen.sampler, steps=steps, prompts=prompts, group_size=group_size, key=Key(seed, iteration)
     )
 
 
@@ -26,14 +26,14 @@ def steps_of(mask):
     return tuple(mask.nonzero()[:, 0].tolist())
 
 
-def starts(iterations=300, **method):
+def starts(iterations=300, **flat):
     """Where the windows of many iterations begin, `[iterations, P]`, each checked to be one run of the right size."""
     found = []
     for iteration in range(iterations):
-        plan = drawn(iteration=iteration, **method)
+        plan = drawn(iteration=iteration, **flat)
         assert (plan.trained == plan.trained[:, :1]).all()  # siblings share their window
         marked = [steps_of(row) for row in plan.trained[:, 0]]
-        size = method["window"].size
+        size = flat["window"].size
         assert all(row == tuple(range(row[0], row[0] + size)) for row in marked)
         found.append([row[0] for row in marked])
     return torch.tensor(found)
@@ -49,13 +49,12 @@ def starts(iterations=300, **method):
         ({"train_last": True}, [1] * 8, [1] * 8),
         ({"final_state": "x_N"}, [1] * 7 + [0], [1] * 8),
         ({"final_state": "x_N", "train_last": True}, [1] * 8, [1] * 8),
-        ({"final_state": "x_N", "kernel": "cps"}, [1] * 7 + [0], [1] * 8),
+        ({"kernel": "cps"}, [1] * 7 + [0], [1] * 7 + [0]),
     ],
-    ids=["plain", "train_last", "x_N", "both", "x_N of a kernel that ends without noise"],
+    ids=["plain", "train_last", "x_N", "both", "a kernel that ends without noise"],
 )
 def test_every_step_is_noisy_and_trained_but_perhaps_the_last(settings, trained, noisy):
     plan = drawn(**settings)
-    assert plan.kernel == settings.get("kernel", "dance_sde")
     assert plan.steps == N
     assert plan.trained.shape == plan.stochastic.shape == (P, G, N)
     assert (plan.trained == torch.tensor(trained).bool()).all()
@@ -112,7 +111,7 @@ def test_outside_its_window_nothing_is_noisy_unless_the_end_is(per):
 
 
 def test_flash_grpo_trains_one_step_of_each_prompt():
-    plan = draw(FlashGRPO(), steps=N, prompts=200, group_size=3, seed=0, iteration=0)
+    plan = drawn(name="flash_grpo", prompts=200, group_size=3)
     assert (plan.trained.sum(-1) == 1).all()
     assert (plan.trained == plan.trained[:, :1]).all()
     assert set(plan.trained[:, 0].int().argmax(-1).tolist()) == set(range(N - 1))
@@ -120,7 +119,7 @@ def test_flash_grpo_trains_one_step_of_each_prompt():
 
 @pytest.mark.parametrize("room", [{"size": 8}, {"size": 2, "first": 6}, {"size": 2, "end": 8}])
 def test_a_window_that_does_not_fit_says_what_to_change(room):
-    wanted = r"method\.window holds .* lower window\.size, window\.first or window\.end, or raise rollout\.steps"
+    wanted = r"method\.plan\.window holds .* lower window\.size, window\.first or window\.end, or raise rollout\.steps"
     with pytest.raises(ValueError, match=wanted):
         drawn(window=Window(**room))
     drawn(window=Window(**room), train_last=True)  # with the last step it fits

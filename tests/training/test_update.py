@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from fakes import Brightness, Constant, Contrast, FakePolicy, RecordingSGD, make_trainer
+from fakes import Brightness, Constant, Contrast, FakePolicy, RecordingSGD, make_parts
 from stepcredit.errors import NumericsError
 from stepcredit.flow.kernels import KERNELS
-from stepcredit.flow.transitions import transitions
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.objective import profile
-from stepcredit.records import Condition, Credit, Evidence
+from stepcredit.records import Condition, Credit, Evidence, Key
 from stepcredit.training.anchors import Average
-from stepcredit.training.step import draw_plan, draw_samples, gather_evidence, score, step
+from stepcredit.training.step import evidence_of, score, step
 
 TOLERANCE = 1e-6  # absolute, float32; the largest entries of the gradients here are about 0.1
 HUGE = {"max_gradient_norm": 1e9}
@@ -38,12 +38,13 @@ class Case:
             for parameter in self.policy.parameters():
                 parameter.data += drift * torch.randn(parameter.shape, generator=generator)
         self.optimiser = RecordingSGD(self.policy.parameters(), lr=lr)
-        self.trainer = make_trainer(rewards, policy=self.policy, descent=self.optimiser, **sections)
-        prompts = self.trainer.prompts.draw(self.trainer.recipe.rollout.prompts, seed=0, iteration=0)
-        self.condition = self.policy.encode(prompts)
-        self.plan = draw_plan(self.trainer, 0)
-        self.trajectory = draw_samples(self.trainer, self.condition, self.plan, 0, lambda pairs: None)
-        self.table = score(self.trainer, self.trajectory, prompts)
+        self.parts = make_parts(rewards, policy=self.policy, descent=self.optimiser, **sections)
+        self.method = self.parts.method
+        prompts = self.parts.prompts.draw(self.parts.prompt_count, seed=0, iteration=0)
+        self.rollout = self.parts.roll_out(prompts, Key(seed=sections.get("seed", 0), iteration=0))
+        self.plan, self.condition = self.rollout.plan, self.rollout.condition
+        self.levels = self.rollout.sampler.levels
+        self.table = score(self.policy, self.parts.rewards, self.rollout, prompts, micro_batch=100)
         generator = torch.Generator().manual_seed(1)
         self.credit = self.made_credit(torch.randn(self.plan.trained.shape, generator=generator))
 
@@ -54,12 +55,12 @@ class Case:
 
     def assigned_credit(self):
         """What the method makes of the rollout's own scores."""
-        return self.trainer.method.credit(gather_evidence(self.trainer, self.trajectory, self.plan, self.table))
+        return self.method.credit(evidence_of(self.rollout, self.table, self.parts.objective_weights))
 
-    def apply(self, credit=None, advance=lambda pairs: None, seed=0, **changed):
-        update = replace(self.trainer.update, **changed)
-        arguments = (self.trajectory, self.plan, self.condition, credit or self.credit, self.optimiser)
-        return update.apply(*arguments, seed=seed, iteration=0, advance=advance)
+    def apply(self, credit=None, progress=lambda pairs: None, seed=0, **changed):
+        update = replace(self.parts.update, **changed)
+        rollout = replace(self.rollout, plan=self.plan)
+        return update.apply(rollout, credit or self.credit, Key(seed, iteration=0), progress).metrics
 
     def by_hand(self, credit=None, weights=None):
         """The gradient of the mean loss over all pairs, at the given weights (default: those of the rollout), and
@@ -71,7 +72,7 @@ class Case:
         policy.frozen.double()
         credit = credit or self.credit
         terms = (credit.per_step[..., None] if credit.terms is None else credit.terms).double()
-        factors = by_hand_factors(self.trainer.method, self.trajectory.levels.tolist(), self.plan.trained)
+        factors = by_hand_factors(self.method, self.levels.tolist(), self.plan.trained)
         pairs = self.plan.trained.nonzero().tolist()
         total = sum(self._pair(policy, *pair, terms[tuple(pair)], *factors[pair[2]]) for pair in pairs)
         policy.network.zero_grad()
@@ -80,45 +81,45 @@ class Case:
 
     def law(self, policy, prompt, member, at):
         """The law of a move under a policy; None is the one that sampled."""
-        x = self.trajectory.latents[prompt, member, at].double()
-        start, end = self.trajectory.levels[at].item(), self.trajectory.levels[at + 1].item()
+        x = self.rollout.latents[prompt, member, at].double()
+        start, end = self.levels[at].item(), self.levels[at + 1].item()
         if policy is None:
-            velocity = self.trajectory.velocities[prompt, member, at].double()
+            velocity = self.rollout.velocities[prompt, member, at].double()
         else:
             words = Condition({"words": self.condition.tensors["words"][prompt : prompt + 1].to(x)})
             velocity = policy.velocity(x[None], torch.tensor([start], dtype=torch.float64), words)[0]
-        return Normal(*by_hand_move(self.trainer.method, x, velocity, start, end))
+        return Normal(*by_hand_move(self.method, x, velocity, start, end))
 
     def _pair(self, policy, prompt, member, at, credit, on_ratio, on_loss):
-        method, y = self.trainer.method, self.trajectory.latents[prompt, member, at + 1].double()
+        method, y = self.method, self.rollout.latents[prompt, member, at + 1].double()
         now, then = self.law(policy, prompt, member, at), self.law(None, prompt, member, at)
         apart = kl_divergence(now, then).mean()
         log_ratio = now.log_prob(y).mean() - then.log_prob(y).mean()
-        if method.form == "power":
+        if method.objective.form == "power":
             weighted = on_ratio * log_ratio
-        elif method.form == "linear":
+        elif method.objective.form == "linear":
             weighted = on_ratio * (log_ratio + apart)
         else:
             further = Normal(then.mean + on_ratio * (now.mean - then.mean), then.stddev)
             weighted = further.log_prob(y).mean() - then.log_prob(y).mean()
         ratio = weighted.exp()
-        loss = 0
+        loss, clip = 0, getattr(method.objective.loss, "clip", None)
         for one in credit:
-            if method.head == "clipped":
-                loss = loss - torch.minimum(ratio * one, ratio.clamp(1 - method.clip, 1 + method.clip) * one)
-            elif method.head == "hinge":
-                loss = loss + torch.relu(method.clip * one.abs() - one * weighted)
-            elif method.head == "unclipped":
+            if method.objective.loss.type == "clipped":
+                loss = loss - torch.minimum(ratio * one, ratio.clamp(1 - clip, 1 + clip) * one)
+            elif method.objective.loss.type == "hinge":
+                loss = loss + torch.relu(clip * one.abs() - one * weighted)
+            elif method.objective.loss.type == "unclipped":
                 loss = loss - one * weighted
-            elif apart < method.clip or one * (ratio - 1) <= 0:
+            elif apart < clip or one * (ratio - 1) <= 0:
                 loss = loss - ratio * one
         loss = on_loss * loss
-        if method.kl_weight:
+        if method.objective.kl_weight:
             with torch.no_grad(), policy.reference():
                 base = self.law(policy, prompt, member, at)
-            length = float(self.trajectory.levels[at] - self.trajectory.levels[at + 1])
-            distance = kl_divergence(now, base).mean() * (length if method.kl_form == "flow_grpo" else 1)
-            loss = loss + method.kl_weight * distance
+            length = float(self.levels[at] - self.levels[at + 1])
+            distance = kl_divergence(now, base).mean() * (length if method.objective.kl_form == "flow_grpo" else 1)
+            loss = loss + method.objective.kl_weight * distance
         return loss
 
     def log_ratios(self):
@@ -128,7 +129,7 @@ class Case:
         policy._active = policy.network
         found = torch.full(self.plan.trained.shape, torch.nan)
         for prompt, member, at in self.plan.stochastic.nonzero().tolist():
-            y = self.trajectory.latents[prompt, member, at + 1].double()
+            y = self.rollout.latents[prompt, member, at + 1].double()
             with torch.no_grad():
                 now, then = self.law(policy, prompt, member, at), self.law(None, prompt, member, at)
             found[prompt, member, at] = now.log_prob(y).mean() - then.log_prob(y).mean()
@@ -138,16 +139,16 @@ class Case:
 def by_hand_move(method, x, velocity, start, end):
     """Mean and standard deviation of a transition, from the papers."""
     data, noise = x - start * velocity, x + (1 - start) * velocity
-    eta = method.noise_level
-    if method.kernel == "cps":
+    eta = method.sampler.noise_level
+    if method.sampler.kernel == "cps":
         std = end * math.sin(eta * math.pi / 2)
         return (1 - end) * data + math.sqrt(end**2 - std**2) * noise, std
-    if method.kernel == "ddim":
+    if method.sampler.kernel == "ddim":
         abar, after = ((1 - level) ** 2 / ((1 - level) ** 2 + level**2) for level in (start, end))
         sigma = eta * math.sqrt((1 - after) / (1 - abar) * (1 - abar / after))
         scale = math.hypot(1 - end, end)
         return scale * (math.sqrt(after) * data + math.sqrt(1 - after - sigma**2) * noise), scale * sigma
-    g = eta if method.kernel == "dance_sde" else eta * math.sqrt(start / (1 - (end if start == 1 else start)))
+    g = eta if method.sampler.kernel == "dance_sde" else eta * math.sqrt(start / (1 - (end if start == 1 else start)))
     return x + (velocity + g**2 / 2 * noise / start) * (end - start), g * math.sqrt(start - end)
 
 
@@ -168,17 +169,17 @@ def by_hand_factors(method, levels, trained):
             "uniform": 1.0,
             "per_length": slope / (start - end),
             "error": 2 * slope * std,
-        }[method.profile]
+        }[method.objective.profile]
     scale = 1.0
-    if method.preserve == "gradient":
+    if method.objective.preserve == "gradient":
         scale = sum(counts[at] * native[at] for at in used) / sum(counts[at] * wanted[at] for at in used)
-    elif method.preserve == "factor":
+    elif method.objective.preserve == "factor":
         scale = sum(counts[at] for at in used) / sum(counts[at] * wanted[at] / native[at] for at in used)
     found = [(1.0, 1.0)] * len(counts)
     for at in used:
         factor = scale * wanted[at] / native[at]
         found[at] = {"loss": (1.0, factor), "ratio": (factor, 1.0), "split": (stds[at], factor / stds[at])}[
-            method.place
+            method.objective.place
         ]
     return found
 
@@ -280,7 +281,7 @@ def test_a_gradient_that_goes_through_float16_neither_vanishes_nor_overflows(siz
     half, straight = Case(policy=Float16Policy()), Case(policy=StraightPolicy())
     credit = half.made_credit(size * half.credit.per_step)
     heard = []
-    seen = half.apply(credit, advance=heard.append)
+    seen = half.apply(credit, progress=heard.append)
     straight.apply(credit)
     for mine, wanted in zip(half.optimiser.gradients[0], straight.optimiser.gradients[0], strict=True):
         assert torch.allclose(mine, wanted, rtol=0.01, atol=2e-3 * float(wanted.abs().max()))
@@ -296,7 +297,7 @@ def test_pairs_without_credit_are_not_computed_and_do_not_change_the_gradient():
     sparse[0, 1:] = 0
     sparse[1, :, 1] = 0
     credit = case.made_credit(sparse)
-    seen = case.apply(credit, advance=heard.append)
+    seen = case.apply(credit, progress=heard.append)
     assert_close(case.optimiser.gradients[0], case.by_hand(credit))
     left = int((sparse[..., :-1] != 0).sum())
     assert left == 3 + 8
@@ -309,7 +310,7 @@ def test_pairs_without_credit_still_feel_the_kl():
     sparse = case.credit.per_step.clone()
     sparse[0] = 0
     credit, heard = case.made_credit(sparse), []
-    seen = case.apply(credit, advance=heard.append)
+    seen = case.apply(credit, progress=heard.append)
     assert sum(heard) == 24
     assert seen["update/skipped_pairs"] == 0
     assert_close(case.optimiser.gradients[0], case.by_hand(credit))
@@ -320,7 +321,7 @@ def test_a_group_without_spread_is_skipped_and_counted():
         def numbers(self, batch):
             return super().numbers(batch) * (torch.tensor(batch.groups).numpy() == 1)
 
-    done = step(make_trainer([OnlyTheSecondGroup()]), 0)
+    done = step(make_parts([OnlyTheSecondGroup()]), 0)
     assert (done.credit.per_step[0] == 0).all()
     assert done.report.metrics["reward/brightness/flat_groups"] == 1
     assert done.report.metrics["credit/flat_groups"] == 1
@@ -426,15 +427,34 @@ def test_steps_without_any_credit_have_no_numbers_of_their_own():
 
 
 def test_a_rollouts_cost_counts_a_gradient_as_two_forwards_more_and_the_reference_as_one():
-    plain = step(make_trainer(), 0).report.metrics
+    plain = step(make_parts(rollout={"share_states": False}), 0).report.metrics
     assert plain["cost/pictures"] == 8
     assert plain["cost/forwards"] == 8 * 4 + 3 * plain["update/pairs"] == 8 * 4 + 3 * 24
-    with_kl = step(make_trainer(method={"type": "flow_grpo", "kl_weight": 1.0}), 0).report.metrics
+    with_kl = step(make_parts(method={"type": "flow_grpo", "kl_weight": 1.0}), 0).report.metrics
     assert with_kl["cost/forwards"] == 8 * 4 + 4 * 24
-    twice = step(make_trainer(training={"passes": 2, "updates": 2}), 0).report.metrics
+    twice = step(make_parts(rollout={"share_states": False}, training={"passes": 2, "updates": 2}), 0).report.metrics
     assert twice["cost/forwards"] == 8 * 4 + 3 * 48
-    nothing = step(make_trainer([Constant()]), 0).report.metrics
-    assert nothing["cost/forwards"] == 8 * 4
+
+
+def test_a_state_that_samples_share_costs_one_forward():
+    """Two groups of four start from two noises: of 8 rows at the first step 2 are asked, in rollout and update."""
+    metrics = step(make_parts(training={"micro_batch": 24}), 0).report.metrics
+    assert metrics["update/pairs"] == 24
+    assert metrics["cost/forwards"] == (8 * 4 - 6) + 3 * (24 - 6)
+
+
+def test_a_shared_state_is_trained_once_with_the_gradient_of_all_that_share_it():
+    sections = {"method": {"type": "dance_grpo", "noise_level": 0.5}, "training": {"micro_batch": 24}}
+    shared, alone = Case(**sections), Case(**sections, rollout={"share_states": False})
+    for case in (shared, alone):
+        case.apply()
+    assert_close(shared.optimiser.gradients[0], alone.optimiser.gradients[0])
+    assert_close(shared.optimiser.gradients[0], shared.by_hand())
+
+
+def test_without_credit_an_iteration_costs_its_rollout():
+    nothing = step(make_parts([Constant()]), 0).report.metrics
+    assert nothing["cost/forwards"] == 8 * 4 - 6
 
 
 # KL
@@ -490,11 +510,12 @@ PLACES = [
 
 @pytest.mark.parametrize(("profile", "place", "preserve", "form"), PLACES, ids=lambda value: str(value))
 @pytest.mark.parametrize(
-    ("head", "clip"), [("clipped", 2e-4), ("hinge", 2e-4), ("trust_region", 1e-6), ("unclipped", 1.0)]
+    ("head", "clip"), [("clipped", 2e-4), ("hinge", 2e-4), ("trust_region", 1e-6), ("unclipped", None)]
 )
 def test_heads_and_factors_have_the_gradient_of_the_hand_written_loss(head, clip, profile, place, preserve, form):
     """The first pass is on policy; the second sees weights that have moved, so that bounds are reached."""
-    given = {"head": head, "clip": clip, "profile": profile, "place": place, "preserve": preserve, "form": form}
+    given = {"head": head, "profile": profile, "place": place, "preserve": preserve, "form": form}
+    given |= {} if clip is None else {"clip": clip}
     case = Case(lr=0.05, rollout={"shift": 3.0}, method={**OFF_POLICY, **given})
     seen = case.apply(passes=2)
     for weights, gradients in zip(case.optimiser.weights, case.optimiser.gradients, strict=True):
@@ -514,7 +535,7 @@ def test_on_policy_a_factor_scales_the_gradient_of_its_step_wherever_it_is_put(p
     given = {"profile": profile, "place": place, "preserve": preserve, "form": form}
     case = Case(rollout={"shift": 3.0}, method={**OFF_POLICY, **given})
     plain = Case(rollout={"shift": 3.0}, method=OFF_POLICY)
-    factors = by_hand_factors(case.trainer.method, case.trajectory.levels.tolist(), case.plan.trained)
+    factors = by_hand_factors(case.method, case.levels.tolist(), case.plan.trained)
     case.apply()
     scaled = plain.credit.per_step * torch.tensor([on_ratio * on_loss for on_ratio, on_loss in factors])
     plain.apply(plain.made_credit(scaled))
@@ -525,7 +546,7 @@ def test_on_policy_a_factor_scales_the_gradient_of_its_step_wherever_it_is_put(p
 
 def test_factors_differ_from_step_to_step_where_a_profile_is_not_native():
     for name in ("noise", "step_length", "uniform", "per_length", "error"):
-        method = Case(rollout={"shift": 3.0}, method={**OFF_POLICY, "profile": name}).trainer.method
+        method = Case(rollout={"shift": 3.0}, method={**OFF_POLICY, "profile": name}).parts.method
         levels = FakePolicy().levels(4, 3.0).tolist()
         trained = torch.tensor([True, True, True, False]).expand(2, 4, 4)
         found = [on_loss for _, on_loss in by_hand_factors(method, levels, trained)]
@@ -582,14 +603,14 @@ def test_terms_that_cancel_are_still_computed():
 def test_the_best_and_the_worst_of_a_group_are_kept_and_nobody_else(members, data):
     count = data.draw(st.integers(2, members))
     scores = data.draw(st.permutations(range(members)))
-    wrapped = make_trainer(rollout={"group_size": members}, method={"best_of": count}).method
-    plain = make_trainer(rollout={"group_size": members}).method
+    wrapped = make_parts(rollout={"group_size": members}, method={"best_of": count}).method
+    plain = make_parts(rollout={"group_size": members}).method
     rewards = torch.tensor(scores, dtype=torch.float64)[None, :, None] / 8
     trained = torch.tensor([True, True, False]).expand(1, members, 3)
     rising = torch.linspace(0, 1, 4).expand(1, members, 4)
     levels = FakePolicy().levels(3, None)
-    constants = transitions("dance_sde", levels, noise_level=0.3)
-    evidence = Evidence(rewards, torch.ones(1), rising, rising[..., 1:], trained, constants)
+    constants = read_transitions("dance_sde", levels, noise_level=0.3)
+    evidence = Evidence(rewards, torch.ones(1), trained, constants, {"similarity": rising})
     kept, whole = wrapped.credit(evidence).per_step[0], plain.credit(evidence).per_step[0]
     best, worst = sorted(scores)[members - count // 2 :], sorted(scores)[: count - count // 2]
     for row, score_of in enumerate(scores):
@@ -604,7 +625,7 @@ def test_best_of_has_the_gradient_of_the_mean_over_the_kept_pairs(best_of, mix_o
     case = Case(**settings, method={"type": "dance_grpo", "mix_of": mix_of, "best_of": best_of})
     whole = Case(**settings, method={"type": "dance_grpo", "mix_of": mix_of})
     heard = []
-    seen = case.apply(case.assigned_credit(), advance=heard.append)
+    seen = case.apply(case.assigned_credit(), progress=heard.append)
     credit = whole.assigned_credit()
     order = credit.mixed.argsort(-1)
     kept = torch.zeros(2, 5, dtype=torch.bool)
@@ -632,7 +653,7 @@ def test_the_loss_is_a_mean_over_the_pairs_that_are_trained(method):
     assert 0 < pairs < 2 * 4 * 5
     assert not (case.plan.trained == case.plan.trained[:1, :1]).all()
     heard = []
-    seen = case.apply(advance=heard.append)
+    seen = case.apply(progress=heard.append)
     assert sum(heard) == seen["update/pairs"] == pairs
     assert_close(case.optimiser.gradients[0], case.by_hand())
 
@@ -733,16 +754,15 @@ def test_in_bfloat16_the_drift_keeps_the_ratio_and_the_difference_of_two_densiti
 
 def test_in_bfloat16_an_update_sees_the_ratio_of_what_its_network_said():
     policy = HalfPolicy()
-    trainer = make_trainer(policy=policy, method={"type": "dance_grpo", "noise_level": 0.5})
-    prompts = trainer.prompts.draw(2, seed=0, iteration=0)
-    condition, plan = policy.encode(prompts), draw_plan(trainer, 0)
-    trajectory = draw_samples(trainer, condition, plan, 0, lambda pairs: None)
-    assert trajectory.velocities.dtype == torch.bfloat16
-    assert trajectory.latents.dtype == torch.float32
-    credit = trainer.method.credit(gather_evidence(trainer, trajectory, plan, score(trainer, trajectory, prompts)))
     descent = RecordingSGD(policy.parameters(), lr=0.05)
-    arguments = (trajectory, plan, condition, credit, descent)
-    seen = trainer.update.apply(*arguments, seed=0, iteration=0, advance=lambda pairs: None)
+    parts = make_parts(policy=policy, descent=descent, method={"type": "dance_grpo", "noise_level": 0.5})
+    prompts = parts.prompts.draw(2, seed=0, iteration=0)
+    rollout = parts.roll_out(prompts, Key(0, 0))
+    assert rollout.velocities.dtype == torch.bfloat16
+    assert rollout.latents.dtype == torch.float32
+    rewards = score(policy, parts.rewards, rollout, prompts, micro_batch=8)
+    credit = parts.method.credit(evidence_of(rollout, rewards, [1.0]))
+    seen = parts.update.apply(rollout, credit, Key(0, 0), lambda pairs: None).metrics
     assert seen["update/ratio_deviation"] == 0  # the same network says the same bits
     assert all(gradient.isfinite().all() for gradient in descent.gradients[0])
     assert max(float(gradient.abs().max()) for gradient in descent.gradients[0]) > 1e-3
@@ -806,10 +826,10 @@ def test_an_average_is_the_plain_mean_at_first_and_then_follows_by_its_decay():
 
 
 def test_a_step_moves_the_average_once_and_less_than_the_weights():
-    trainer = make_trainer(training={"ema": 0.9, "updates": 2})
-    start = [parameter.detach().clone() for parameter in trainer.policy.parameters()]
-    step(trainer, 0)
-    for parameter, kept, old in zip(trainer.policy.parameters(), trainer.average.tensors, start, strict=True):
+    parts = make_parts(training={"ema": 0.9, "updates": 2})
+    start = [parameter.detach().clone() for parameter in parts.policy.parameters()]
+    step(parts, 0)
+    for parameter, kept, old in zip(parts.policy.parameters(), parts.anchors.average.tensors, start, strict=True):
         torch.testing.assert_close(kept, (parameter.detach() + old) / 2)
         assert not torch.equal(parameter, old)
 
@@ -819,14 +839,14 @@ def test_a_step_moves_the_average_once_and_less_than_the_weights():
 
 def test_a_step_is_reproducible_and_does_not_depend_on_either_micro_batch():
     def weights(rollout_batch, update_batch):
-        trainer = make_trainer(
+        parts = make_parts(
             [Brightness(), Contrast("contrast")],
             method={"type": "otca"},
             rollout={"micro_batch": rollout_batch},
             training={"updates": 2, "micro_batch": update_batch},
         )
-        step(trainer, 0)
-        return torch.cat([parameter.detach().flatten() for parameter in trainer.policy.parameters()])
+        step(parts, 0)
+        return torch.cat([parameter.detach().flatten() for parameter in parts.policy.parameters()])
 
     first = weights(8, 8)
     assert torch.equal(weights(8, 8), first)
@@ -834,14 +854,14 @@ def test_a_step_is_reproducible_and_does_not_depend_on_either_micro_batch():
 
 
 def test_training_makes_pictures_brighter_when_brightness_is_rewarded():
-    trainer = make_trainer(
+    parts = make_parts(
         method={"type": "dance_grpo", "noise_level": 0.7},
         rollout={"prompts": 4, "group_size": 12, "micro_batch": 48},
         training={"micro_batch": 144},
     )
-    for group in trainer.optimiser.param_groups:
+    for group in parts.optimiser.param_groups:
         group["lr"] = 0.02
-    seen = [step(trainer, iteration).report.metrics["reward/brightness"] for iteration in range(25)]
+    seen = [step(parts, iteration).report.metrics["reward/brightness"] for iteration in range(25)]
     assert sum(seen[-5:]) / 5 > sum(seen[:5]) / 5 + 0.02
 
 
@@ -849,12 +869,12 @@ def test_training_makes_pictures_brighter_when_brightness_is_rewarded():
 
 
 def test_a_rollout_without_any_credit_is_skipped():
-    trainer = make_trainer([Constant()])
-    before = [parameter.detach().clone() for parameter in trainer.policy.parameters()]
-    metrics = step(trainer, 0).report.metrics
+    parts = make_parts([Constant()])
+    before = [parameter.detach().clone() for parameter in parts.policy.parameters()]
+    metrics = step(parts, 0).report.metrics
     assert metrics["update/steps"] == 0
     assert metrics["update/skipped_pairs"] == 1
-    assert all(torch.equal(p, old) for p, old in zip(trainer.policy.parameters(), before, strict=True))
+    assert all(torch.equal(p, old) for p, old in zip(parts.policy.parameters(), before, strict=True))
 
 
 def test_an_update_without_any_credit_is_skipped_and_the_others_are_not():
