@@ -11,8 +11,8 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 import miniatures
-from fakes import FakePolicy, make_recipe, make_trainer
-from stepcredit.build import build_trainer
+from fakes import FakePolicy, make_parts, make_recipe
+from stepcredit.build import build_parts
 from stepcredit.costs import count as costs
 from stepcredit.costs import memory
 from stepcredit.costs.count import Costs, Need, count_costs, fitting_micro_batch, measure
@@ -66,7 +66,7 @@ def really(recipe):
             lambda g, q, k, v, *a, **n: sdpa_backward_flop_count(g, q, k, v)
         ),
     }
-    trainer, _ = build_trainer(recipe)
+    trainer, _ = build_parts(recipe)
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         done = step(trainer, 0)
     assert done.report.metrics["update/skipped_pairs"] == 0
@@ -254,7 +254,7 @@ class Greedy(FakePolicy):
 def test_running_out_of_memory_names_the_batch_and_what_fits(error, gradient, flag, monkeypatch):
     monkeypatch.setattr(memory, "count_costs", lambda recipe: SOME)
     monkeypatch.setattr(memory, "available", lambda device: 12 * GIB)
-    trainer = make_trainer(policy=Greedy(3, gradient, error))
+    trainer = make_parts(policy=Greedy(3, gradient, error))
     explained = memory.explained(trainer.recipe, trainer.policy.device)
     with pytest.raises(MemoryNeeded, match=rf"{flag} 8.*--{flag} \d") as caught, explained:
         step(trainer, 0)

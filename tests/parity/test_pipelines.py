@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 import miniatures
 from stepcredit.build import family, open_generator
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.policies.family import scheduler_levels
 from stepcredit.policies.published import WAN_SCHEDULER
 from stepcredit.rollout.engine import sample_ode
@@ -248,7 +248,7 @@ def test_everybody_agrees_which_expert_decides(experts, steps, folders):
 def test_a_folder_that_names_a_multistep_solver_gets_the_even_schedule():
     levels = scheduler_levels(UniPCMultistepScheduler.from_config(WAN_SCHEDULER), 16, tokens=None, even=False)
     assert torch.allclose(levels, schedules.shifted(16, shift=WAN_SCHEDULER["flow_shift"]))
-    assert transitions("flow_sde", levels, noise_level=0.7).std.max() < 10
+    assert read_transitions("flow_sde", levels, noise_level=0.7).std.max() < 10
 
 
 def test_masks_of_one_length_are_left_out_and_others_are_not(folders):

@@ -18,7 +18,7 @@ from fakes import (
     Raising,
     WrongLength,
     batch,
-    make_trainer,
+    make_parts,
     noise_pictures,
 )
 from stepcredit.errors import RecipeError, RewardError, WeightsError
@@ -129,8 +129,8 @@ def test_a_batch_needs_one_caption_and_one_group_per_picture():
 @pytest.mark.parametrize("silent", [Constant, Raising, NotANumber, WrongLength])
 def test_an_objective_without_an_opinion_leaves_the_credit_as_if_it_was_not_there(method, silent):
     settings = {"method": {"type": method, "shared_noise": False}}
-    alone = step(make_trainer([Brightness()], **settings), 0)
-    beside = step(make_trainer([Brightness(), silent("silent")], **settings), 0)
+    alone = step(make_parts([Brightness()], **settings), 0)
+    beside = step(make_parts([Brightness(), silent("silent")], **settings), 0)
     assert alone.credit.per_step.abs().max() > 0
     torch.testing.assert_close(beside.credit.per_step, alone.credit.per_step, rtol=0, atol=1e-12)
     assert beside.credit.advantages[..., 1].isnan().all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import miniatures
-from stepcredit.build import build_trainer
+from stepcredit.build import build_parts
 from stepcredit.recipe.load import validate
 from stepcredit.training.step import step
 
@@ -72,14 +72,14 @@ def recipe_of(name, folders, surface, **sections):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("surface", [{"type": "lora", "rank": 4}, {"type": "full"}], ids=["lora", "full"])
 def test_one_iteration_from_prompts_to_moved_weights(name, surface, folders):
-    trainer, _ = build_trainer(recipe_of(name, folders, surface))
-    before = [parameter.detach().clone() for parameter in trainer.policy.parameters()]
-    done = step(trainer, 0)
-    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.policy.parameters(), strict=True)]
+    parts, _ = build_parts(recipe_of(name, folders, surface))
+    before = [parameter.detach().clone() for parameter in parts.policy.parameters()]
+    done = step(parts, 0)
+    moved = [not torch.equal(a, b) for a, b in zip(before, parts.policy.parameters(), strict=True)]
     assert sum(moved) > 0.4 * len(moved)
     assert done.rewards.scores.isfinite().all()
     assert done.report.metrics["update/gradient_norm"] > 0
-    trained = trainer.policy.trainable(trainer.levels)
+    trained = parts.policy.trainable(parts.roll_out.levels)
     assert (done.credit.per_step[..., ~trained] == 0).all(), "another network's steps get no credit"
     assert (done.credit.per_step[..., trained][..., :-1] != 0).any()
 
@@ -88,7 +88,7 @@ def test_one_iteration_from_prompts_to_moved_weights(name, surface, folders):
 def test_the_micro_batch_changes_nothing(name, folders):
     results = []
     for size in (1, 64):
-        trainer, _ = build_trainer(
+        parts, _ = build_parts(
             recipe_of(
                 name,
                 folders,
@@ -98,8 +98,8 @@ def test_the_micro_batch_changes_nothing(name, folders):
                 optimiser={"learning_rate": 1e-4},
             )
         )
-        done = step(trainer, 0)
-        results.append((done.trajectory.final, done.credit.per_step, done.report.metrics["update/gradient_norm"]))
+        done = step(parts, 0)
+        results.append((done.rollout.final, done.credit.per_step, done.report.metrics["update/gradient_norm"]))
     (one, credit_one, norm_one), (many, credit_many, norm_many) = results
     assert torch.allclose(one, many, atol=1e-4)
     assert torch.allclose(credit_one, credit_many, atol=1e-2)
