@@ -186,6 +186,7 @@ def _is_embedded(recipe: Recipe, exported: Exported) -> bool:
 def _imports(recipe: Recipe, exported: Exported) -> list[str]:
     family = family_of(recipe.policy)
     lines = ["from importlib.resources import files", ""] if _is_embedded(recipe, exported) else []
+    # a family's pipeline may come from another library than AutoModel
     classes = {"diffusers": ["AutoModel"] if exported.kind == "full" else []}
     classes.setdefault(family.library, []).append(family.pipeline)
     imports = [f"from {library} import {', '.join(names)}" for library, names in classes.items() if names]
@@ -206,6 +207,7 @@ def _source(recipe: Recipe, exported: Exported) -> list[str]:
     source = repr(base.hub or base.name)
     if _is_embedded(recipe, exported):
         source = f'files("stepcredit") / "assets" / "{family_of(policy).embedded}"'
+    # networks that were loaded in the lines before
     networks = [f"{name}={name}" for name in exported.networks] if exported.kind == "full" else []
     revision = policy.revision if base.hub else None  # a folder has none
     return [source, *networks, *_keywords({"revision": revision, "variant": policy.variant}), dtype]
@@ -309,4 +311,4 @@ def _many(number: int, what: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")  # either would end the cell

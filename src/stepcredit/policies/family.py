@@ -65,6 +65,7 @@ class Family(ABC, Generic[Settings]):
         self.dtype = getattr(torch, settings.dtype)
         self.height, self.width = settings.size
         for network in self.networks().values():
+            # a network that fills in or goes on from a picture takes that picture as further channels
             channels_in = network.config.in_channels
             channels_out = (network.config.out_channels or channels_in) * self.packed
             if channels_in != channels_out:
@@ -88,8 +89,8 @@ class Family(ABC, Generic[Settings]):
     @classmethod
     def lora_files(cls, folder: Path) -> dict[str, Path]:
         """Where a LoRA's folder has the file of each network."""
-        first, *others = cls.network_names
-        return {first: folder / NAME} | {name: folder / name / NAME for name in others}
+        first, *further = cls.network_names
+        return {first: folder / NAME} | {name: folder / name / NAME for name in further}
 
     @classmethod
     def lora_prefix(cls) -> str:
@@ -179,7 +180,7 @@ def check_multiple(key: str, size: tuple[int, int], multiple: int) -> None:
     """Height and width that the autoencoder and the patches do not divide are an error that names the nearest."""
     if not any(side % multiple for side in size):
         return
-    below = [max(side // multiple, 1) * multiple for side in size]
+    below = [max(side // multiple, 1) * multiple for side in size]  # never 0 pixels
     above = [-(-side // multiple) * multiple for side in size]
     square = size[0] == size[1]
     wanted, lower, higher = (str(sides[0]) if square else f"{sides[0]} x {sides[1]}" for sides in (size, below, above))
@@ -204,15 +205,16 @@ def scheduler_levels(scheduler: Any, steps: int, *, tokens: int | None, even: bo
     if even:
         arguments = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
     if config.use_dynamic_shifting:
+        # more tokens, more noise: the pipelines' `calculate_shift`, a line through two sizes
         slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
         arguments["mu"] = config.base_shift + slope * ((tokens or 0) - config.base_image_seq_len)
     fresh.set_timesteps(**arguments)
-    return fresh.sigmas.double()
+    return fresh.sigmas.double()  # spreads come from small differences of levels
 
 
 def network_time(level: Float[Tensor, " B"], dtype: torch.dtype) -> Float[Tensor, " B"]:
     """The level as FLUX and Qwen-Image are told it: their pipelines round it as a timestep of a thousand."""
-    return (level * 1000).to(dtype) / 1000
+    return (level * 1000).to(dtype) / 1000  # in bfloat16 times 1000 and over 1000 is not the number itself
 
 
 def whole_latents(latents: Float[Tensor, "B C F H W"], vae: Any) -> Float[Tensor, "B C F H W"]:

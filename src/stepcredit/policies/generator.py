@@ -157,7 +157,8 @@ class Generator:
     def _on_device(self, *names: str) -> Iterator[None]:
         """Parts that wait in main memory are on the device inside. They are frozen, so nothing is copied back."""
         waiting = [name for name in names if name in self._waiting and self.device.type != "cpu"]
-        parts = [part for part in (getattr(self.pipe, name) for name in waiting) if part is not None]
+        parts = [getattr(self.pipe, name) for name in waiting]
+        parts = [part for part in parts if part is not None]  # T5 may be left out of SD3
         modules = [module for part in parts for module in part.modules()]
         stores: list[Any] = [store for module in modules for store in (module._parameters, module._buffers)]
         items = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
@@ -168,8 +169,8 @@ class Generator:
         try:
             yield
         finally:
-            for store, name, tensor, data in in_main_memory:
-                tensor.data = data
+            for store, name, tensor, values in in_main_memory:
+                tensor.data = values
                 store[name] = tensor
 
     def _warn_of_long(self, prompts: Sequence[str]) -> None:

@@ -95,6 +95,7 @@ def fill(networks: Mapping[str, Any], files: Mapping[str, Path], prefix: str) ->
     """
     if not files:
         return
+    # the keys of both experts are called alike, so one file cannot hold two
     if len(networks) > 1 and len({files[name] for name in networks}) == 1:
         raise WeightsError(
             f"policy.surface.start is one file, and {len(networks)} networks are trained ({', '.join(networks)}); give "
@@ -123,6 +124,7 @@ def _fill(network: Any, matrices: Mapping[str, Matrices], path: Path) -> None:
             "check policy.weights and policy.surface.targets"
         )
     for name, layer in layers.items():
+        # the layer multiplies by its own alpha / rank: what is put into B makes up for the difference
         scale = matrices[name].scale / layer.scaling["default"]
         layer.lora_A["default"].weight.copy_(matrices[name].down)
         layer.lora_B["default"].weight.copy_(matrices[name].up.float() * scale)

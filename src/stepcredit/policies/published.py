@@ -49,6 +49,7 @@ T5_XXL = {
     "is_encoder_decoder": False,
 }
 FLOW_MATCHING = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+# autoencoders of 16 channels have no 1 x 1 convolutions on both sides of the latents
 UNQUANTISED = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
 
 

@@ -72,7 +72,8 @@ def targets(network: torch.nn.Module, wanted: str | list[str], feed_forward: Seq
         # with the dot, so that a block's "proj_out" is taken and the network's own last layer of that name is not
         endings = tuple(f".{ending}" for ending in presets[wanted])
         return [name for name in linear if "blocks." in name and name.endswith(endings)]
-    useless = [ending for ending in wanted if not any(name.endswith(ending) for name in linear)]
+    matched = {ending for ending in wanted for name in linear if name.endswith(ending)}
+    useless = [ending for ending in wanted if ending not in matched]
     if useless:
         known = sorted({_without_numbers(name) for name in linear})
         raise RecipeError(
@@ -102,7 +103,8 @@ def _adapt(network: Any, settings: LoRA, feed_forward: Sequence[str], seed: int)
 def _choose(network: torch.nn.Module, words: list[str] | None) -> None:
     """Make those parameters trainable that have one of the words in their name."""
     names = [name for name, _ in network.named_parameters()]
-    useless = [word for word in words or () if not any(word in name for name in names)]
+    matched = {word for word in words or () for name in names if word in name}
+    useless = [word for word in words or () if word not in matched]
     if useless:
         known = sorted({name.split(".")[0] for name in names})
         raise RecipeError(

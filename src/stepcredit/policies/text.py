@@ -42,8 +42,10 @@ class TextCache:
         if self._rows.maxsize > 0:  # a cache of size 0 refuses every item
             for prompt in distinct:
                 self._rows[prompt] = rows[prompt]
-        names = rows[distinct[0]]
-        return {name: stack_padded([rows[prompt][name] for prompt in prompts]) for name in names}
+        tensors = {}
+        for name in rows[distinct[0]]:
+            tensors[name] = stack_padded([rows[prompt][name] for prompt in prompts])
+        return tensors
 
     def _encoded(self, prompts: list[str]) -> dict[str, Row]:
         """The rows of prompts that are not known yet."""

@@ -59,6 +59,7 @@ def _family(module: ModuleType) -> "type[Family]":
 
 def _only(base: type[Base], module: ModuleType) -> type[Base]:
     """The one subclass that a module defines itself; what it imports does not count."""
+    # a file may import another family to build on it
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     subclasses = [item for item in own if issubclass(item, base)]
     if len(subclasses) != 1:

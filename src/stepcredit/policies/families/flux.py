@@ -63,6 +63,7 @@ class FluxFamily(Family[Flux]):
 
     def __init__(self, pipe: Any, settings: Flux, device: torch.device) -> None:
         super().__init__(pipe, settings, device)
+        # the same for every sample and step, so they are made once
         rows = self.height // self.multiple
         columns = self.width // self.multiple
         self._image_ids = pipe._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
@@ -115,5 +116,6 @@ class FluxFamily(Family[Flux]):
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae
         unpacked = self.pipe._unpack_latents(latents, self.height, self.width, self.pipe.vae_scale_factor)
+        # the autoencoder's latents are shifted and scaled to be as wide as the noise
         unpacked = unpacked / vae.config.scaling_factor + vae.config.shift_factor
         return to_unit(vae.decode(unpacked.to(vae.dtype), return_dict=False)[0])

@@ -145,6 +145,7 @@ class QwenImageFamily(Family[QwenImage]):
         return to_unit(vae.decode(whole_latents(latents, vae).to(vae.dtype), return_dict=False)[0][:, :, 0])
 
     def _predict(self, network: Any, latents: Tensor, level: Tensor, inputs: ModelInputs) -> Tensor:
+        # frames, rows and columns of tokens: the network's positions know videos, too
         grid = (1, self.height // self.multiple, self.width // self.multiple)
         return network(
             hidden_states=latents.to(self.dtype),

@@ -66,6 +66,7 @@ class SDFamily(Family[SD]):
         from diffusers import DDIMScheduler
 
         super().__init__(pipe, settings, device)
+        # the folder may name another solver (1.5 names PNDM): the noise schedule is the same for all of them
         self._scheduler: Any = DDIMScheduler.from_config(pipe.scheduler.config)
         if self._scheduler.config.prediction_type != "epsilon":
             raise RecipeError(
@@ -79,7 +80,7 @@ class SDFamily(Family[SD]):
         height, width = settings.size
         return {
             "height": height,
-            "width": width,
+            "width": width,  # no max_sequence_length: CLIP's 77 tokens are all there is
             "guidance_scale": settings.guidance,
             "negative_prompt": settings.negative_prompt or None,
         }
@@ -103,6 +104,7 @@ class SDFamily(Family[SD]):
 
     def own_levels(self, steps: int) -> Float[Tensor, " L"]:
         self._scheduler.set_timesteps(steps)
+        # as with `set_alpha_to_one`: the level of timestep 0 is not quite clean
         return torch.cat([self._levels[self._scheduler.timesteps], self._levels.new_zeros(1)])
 
     def start(self, noise: Tensor, level: Tensor) -> Tensor:
@@ -112,6 +114,7 @@ class SDFamily(Family[SD]):
         levels = self._levels.to(level.device)
         timestep = torch.searchsorted(levels, level.double() - 1e-7)  # rounding of float32 is far below their spacing
         predict = partial(self._predict, networks["unet"])
+        # the network knows z, the sampler's latents are x
         preserved = latents / _scale(latents, level)
         noise = guided(predict, preserved, timestep, inputs, scale=self.settings.guidance)
         return noise_to_velocity(latents, noise.to(latents.dtype), level)

@@ -25,6 +25,7 @@ class SD3(ClassifierFree):
     """Length of the T5 prompt, beside CLIP's 77; longer prompts are cut."""
 
 
+# unlike FLUX's, these CLIPs end in a projection, whose output is the pooled embedding
 _CLIP_L_PROJECTED = CLIP_L | {"_class_name": "CLIPTextModelWithProjection"}
 _CLIP_BIG_G = _CLIP_L_PROJECTED | {
     "hidden_size": 1280,
@@ -107,7 +108,7 @@ class SD3Family(Family[SD3]):
         return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
     def token_limit(self) -> tuple[Any, int]:
-        if self.pipe.text_encoder_3 is None:
+        if self.pipe.text_encoder_3 is None:  # by far the largest encoder, and some folders leave it out
             return self.pipe.tokenizer, self.pipe.tokenizer_max_length
         return self.pipe.tokenizer_3, self.settings.max_tokens
 
@@ -117,6 +118,7 @@ class SD3Family(Family[SD3]):
 
     def own_levels(self, steps: int) -> Float[Tensor, " L"]:
         tokens = self.height * self.width // self.multiple**2
+        # SD 3 has one shift for all sizes; a folder whose scheduler shifts by size is asked with the tokens
         return scheduler_levels(self.pipe.scheduler, steps, tokens=tokens, even=False)
 
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], inputs: ModelInputs) -> Tensor:

@@ -48,6 +48,7 @@ class Wan(ClassifierFree):
     """Length of the prompt; longer prompts are cut."""
 
 
+# a multistep solver, of which only the shift is taken: see `scheduler_levels`
 _SCHEDULER = {
     "_class_name": "UniPCMultistepScheduler",
     "prediction_type": "flow_prediction",
@@ -81,6 +82,7 @@ class WanFamily(Family[Wan]):
 
     def __init__(self, pipe: Any, settings: Wan, device: torch.device) -> None:
         super().__init__(pipe, settings, device)
+        # a boundary_ratio beside one network means nothing
         self.boundary: float | None = pipe.config.boundary_ratio if pipe.transformer_2 is not None else None
         _check_experts(pipe, settings, self.boundary)
         if pipe.config.expand_timesteps:
@@ -106,6 +108,7 @@ class WanFamily(Family[Wan]):
     def lora_loader(cls, network: str) -> dict[str, Any]:
         if network == "transformer":
             return {}
+        # the file is named, because diffusers guesses names from the list of a whole repository or of its top folder
         return {"subfolder": network, "weight_name": NAME, "load_into_transformer_2": True}
 
     @property
@@ -113,6 +116,7 @@ class WanFamily(Family[Wan]):
         return self.pipe.vae_scale_factor_spatial * self.pipe.transformer.config.patch_size[1]
 
     def trained(self) -> dict[str, Any]:
+        # the expert that is not named keeps its weights
         frozen = {"high_noise": "transformer_2", "low_noise": "transformer"}.get(self.settings.experts)
         return {name: network for name, network in self.networks().items() if name != frozen}
 
@@ -130,6 +134,7 @@ class WanFamily(Family[Wan]):
 
     def latent_shape(self) -> tuple[int, ...]:
         factor = self.pipe.vae_scale_factor_spatial
+        # of frames: the first alone, then so many at a time
         frames = (self.settings.frames - 1) // self.pipe.vae_scale_factor_temporal + 1
         return self.pipe.transformer.config.in_channels, frames, self.height // factor, self.width // factor
 
@@ -150,7 +155,7 @@ class WanFamily(Family[Wan]):
     def velocity(self, networks: Networks, latents: Tensor, level: Float[Tensor, " B"], inputs: ModelInputs) -> Tensor:
         high_scale = self.settings.guidance
         low_scale = self.settings.guidance_2 or high_scale
-        if self.boundary is None or len(networks) == 1:
+        if self.boundary is None or len(networks) == 1:  # one network is all there is, or is counted alone
             (network,) = networks.values()
             return self._guided(network, latents, level, inputs, high_scale)
         high = self._high(level)
