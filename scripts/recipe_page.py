@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from stepcredit.methods import names
 from stepcredit.methods.base import Method, Window
+from stepcredit.policies.families import names as families
+from stepcredit.policies.families import settings_class
 from stepcredit.recipe.recipe import Recipe, method_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -36,6 +38,8 @@ def page() -> str:
     where: dict[type[BaseModel], str] = {}
     for name, field in Recipe.model_fields.items():
         models = models_in(field.annotation)
+        if name == "policy":
+            models = [settings_class(family) for family in families()]
         if name == "method":
             parts.append(methods(field))
         elif models:

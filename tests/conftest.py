@@ -7,8 +7,9 @@ import transformers.utils.logging
 from hypothesis import settings
 
 from stepcredit.build import open_generator
+from stepcredit.policies.families.flux import Flux
 from stepcredit.policies.generator import Generator
-from stepcredit.settings.policies import Flux, Full, LoRA
+from stepcredit.settings.policies import Full, LoRA
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

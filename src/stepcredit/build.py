@@ -9,7 +9,7 @@ import torch
 
 from stepcredit.files.folders import resolve
 from stepcredit.parts.observers import Similarity
-from stepcredit.policies.family import Family
+from stepcredit.policies.families import family_of
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.prompts.sources import from_settings
 from stepcredit.protocols import Observer, Policy, PromptSource, Reward, Tracker
@@ -17,7 +17,7 @@ from stepcredit.recipe.recipe import Recipe
 from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import RollOut
-from stepcredit.settings.policies import PolicyChoice
+from stepcredit.settings.policies import PolicySettings
 from stepcredit.settings.rewards import (
     HPS,
     Aesthetic,
@@ -39,25 +39,10 @@ from stepcredit.training.loop import Judges
 from stepcredit.training.step import Parts
 from stepcredit.training.update import Recompute
 
-FAMILIES = {
-    "flux": "stepcredit.policies.families.flux:FluxFamily",
-    "sd3": "stepcredit.policies.families.sd3:SD3Family",
-    "wan": "stepcredit.policies.families.wan:WanFamily",
-    "qwen_image": "stepcredit.policies.families.qwen_image:QwenImageFamily",
-    "sd": "stepcredit.policies.families.sd:SDFamily",
-}
-"""`policy.type` and its adapter; imported when it is needed, since each pulls in a pipeline of its own."""
 
-
-def family(settings: PolicyChoice) -> type[Family]:
-    """The adapter that these settings ask for."""
-    module, _, name = FAMILIES[settings.type].partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def open_generator(settings: PolicyChoice, *, seed: int = 0) -> Generator:
-    """A generator, with its trainable surface attached."""
-    return Generator(family(settings), settings, seed=seed)
+def open_generator(settings: PolicySettings, *, seed: int = 0) -> Generator:
+    """A generator, with what is trainable attached."""
+    return Generator(family_of(settings), settings, seed=seed)
 
 
 def build_policy(recipe: Recipe) -> Generator:

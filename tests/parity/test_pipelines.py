@@ -8,13 +8,18 @@ import torch
 from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 import miniatures
-from stepcredit.build import family, open_generator
+from stepcredit.build import open_generator
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import read_transitions
+from stepcredit.policies.families import family_of
+from stepcredit.policies.families.flux import Flux
+from stepcredit.policies.families.qwen_image import QwenImage
+from stepcredit.policies.families.sd import SD
+from stepcredit.policies.families.sd3 import SD3
+from stepcredit.policies.families.wan import Wan, WanFamily
 from stepcredit.policies.family import scheduler_levels
-from stepcredit.policies.published import WAN_SCHEDULER
 from stepcredit.rollout.engine import sample_ode
-from stepcredit.settings.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.settings.policies import Full, LoRA
 
 PROMPTS = ["a red circle", "two green triangles left of a blue square"]
 STEPS = 4
@@ -195,7 +200,7 @@ def test_the_reference_is_the_policy_before_training(name, folders):
 
 def test_every_family_has_an_adapter_of_its_own():
     kinds = [settings for _, settings, _, _ in CASES.values()]
-    assert len({family(kind(weights="x")) for kind in kinds}) == 5
+    assert len({family_of(kind(weights="x")) for kind in kinds}) == 5
 
 
 def times_told(network, draw):
@@ -246,8 +251,9 @@ def test_everybody_agrees_which_expert_decides(experts, steps, folders):
 
 
 def test_a_folder_that_names_a_multistep_solver_gets_the_even_schedule():
-    levels = scheduler_levels(UniPCMultistepScheduler.from_config(WAN_SCHEDULER), 16, tokens=None, even=False)
-    assert torch.allclose(levels, schedules.shifted(16, shift=WAN_SCHEDULER["flow_shift"]))
+    config = WanFamily.published["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"].parts["scheduler"]
+    levels = scheduler_levels(UniPCMultistepScheduler.from_config(config), 16, tokens=None, even=False)
+    assert torch.allclose(levels, schedules.shifted(16, shift=config["flow_shift"]))
     assert read_transitions("flow_sde", levels, noise_level=0.7).std.max() < 10
 
 

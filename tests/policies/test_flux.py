@@ -8,7 +8,8 @@ from safetensors import safe_open
 
 from stepcredit.build import open_generator
 from stepcredit.errors import RecipeError, WeightsError
-from stepcredit.settings.policies import Flux, LoRA
+from stepcredit.policies.families.flux import Flux
+from stepcredit.settings.policies import LoRA
 
 
 def one_velocity(policy):

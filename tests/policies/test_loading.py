@@ -16,14 +16,20 @@ from huggingface_hub.errors import (
 )
 
 import miniatures
-from stepcredit.build import build_rewards, family, open_generator
+from stepcredit.build import build_rewards, open_generator
 from stepcredit.errors import RecipeError, WeightsError
 from stepcredit.policies import loading
+from stepcredit.policies.families import family_of
+from stepcredit.policies.families.flux import Flux
+from stepcredit.policies.families.qwen_image import QwenImage
+from stepcredit.policies.families.sd import SD
+from stepcredit.policies.families.sd3 import SD3
+from stepcredit.policies.families.wan import Wan
 from stepcredit.policies.generator import Generator
 from stepcredit.policies.loading import explain
 from stepcredit.policies.text import TextCache
 from stepcredit.rewards import clip
-from stepcredit.settings.policies import SD, SD3, Flux, Full, LoRA, QwenImage, Wan
+from stepcredit.settings.policies import Full, LoRA
 from stepcredit.settings.rewards import HPS, Aesthetic, ClipT
 
 
@@ -131,7 +137,7 @@ def test_a_model_that_is_also_told_a_picture_is_refused(wan_folder):
     pipe.transformer.register_to_config(in_channels=36)  # as Wan's image-to-video models
     settings = Wan(weights=str(wan_folder), resolution=16, frames=5)
     with pytest.raises(RecipeError, match=r"takes 36 channels and returns 16: it is also told a picture"):
-        Generator(family(settings), settings, pipe=pipe)
+        Generator(family_of(settings), settings, pipe=pipe)
 
 
 def test_a_hub_id_of_another_family_is_told_by_its_index_before_anything_is_downloaded(monkeypatch, tmp_path):
@@ -198,7 +204,7 @@ def test_every_distinct_prompt_is_encoded_once_and_the_cache_is_bounded(wan_fold
 def test_the_cache_holds_rows_and_not_the_batches_that_they_came_in():
     cache = TextCache(lambda prompts: {"words": torch.ones(len(prompts), 5, 7)}, size=2, ready=nullcontext)
     cache(list("abcdefgh"))
-    held = [tensor.untyped_storage().nbytes() for row in cache._kept.values() for tensor in row.values()]
+    held = [tensor.untyped_storage().nbytes() for row in cache._rows.values() for tensor in row.values()]
     assert held == [5 * 7 * 4] * 2
 
 

@@ -46,7 +46,7 @@ def policy_draws() -> str:
     """The embedded generator loads and draws a picture that is neither blank nor broken."""
     from stepcredit.build import open_generator
     from stepcredit.evaluation.held_out import draw_pictures
-    from stepcredit.settings.policies import Flux
+    from stepcredit.policies.families.flux import Flux
 
     policy = open_generator(Flux(resolution=32, max_tokens=12))
     picture = draw_pictures(policy, ["a red circle"], members=1, steps=4, shift=None, seed=0, micro_batch=1)

@@ -18,33 +18,35 @@ from stepcredit.errors import WeightsError
 from stepcredit.files.folders import check_local, resolve
 from stepcredit.policies.family import Family
 from stepcredit.policies.loading import check_family, explain
-from stepcredit.policies.published import PIPELINE_SETTINGS, PUBLISHED, Config
-from stepcredit.settings.policies import Generator as Settings
+from stepcredit.policies.published import Config, Published
+from stepcredit.settings.policies import PolicySettings
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 """What is taken of a hub id: configurations and tokenizers, no weights."""
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that some pipelines have and no family asks."""
 
 
-def blueprint(settings: Settings, family: type[Family]) -> Any:
+def blueprint(settings: PolicySettings, family: type[Family]) -> Any:
     """The pipeline of these settings, its modules on the meta device.
 
-    Configurations come from a local folder; of a hub id from its files on this machine, else from `published`, else
-    from the hub. `published` goes before the hub, so that counting a known model waits for no connection and needs no
-    licence.
+    Configurations come from a local folder; of a hub id from its files on this machine, else from what the family has
+    `published`, else from the hub. `published` goes before the hub, so that counting a known model waits for no
+    connection and needs no licence.
     """
     name = resolve(settings.weights, family.embedded)
     if Path(name).is_dir():
         check_local(name, index="model_index.json", parts=())
-        check_family(Path(name) / "model_index.json", name, family.pipeline)
+        check_family(Path(name) / "model_index.json", name, family)
         check_local(name, index="model_index.json", parts=family.parts)
         return _from_folder(Path(name), settings, family)
-    known = _on_this_machine(name, settings)
-    if known is not None:
-        return _from_folder(known, settings, family)
-    if name in PUBLISHED:
-        return _from_published(name, settings, family)
-    return _from_folder(_from_hub(name, settings), settings, family)
+    folder = _on_this_machine(name, settings)
+    if folder is not None:
+        return _from_folder(folder, settings, family)
+    published = family.published.get(name)
+    if published is not None and published.parts:
+        return _from_published(published, settings, family)
+    return _from_folder(_from_hub(name, settings, family), settings, family)
 
 
 def guessed_lengths(pipe: Any) -> bool:
@@ -54,7 +56,7 @@ def guessed_lengths(pipe: Any) -> bool:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a tokenizer returns, as far as a pipeline looks at it."""
+    """What a tokenizer returns, as far as a pipeline looks at it, e.g. `Tokens(zeros [2, 77], ones [2, 77])`."""
 
     input_ids: Any
     attention_mask: Any
@@ -88,7 +90,8 @@ class Guessed:
         **others: object,
     ) -> Tokens:
         del others
-        lengths = [len(self.tokenize(item)) + 2 for item in ([text] if isinstance(text, str) else text)]
+        texts = [text] if isinstance(text, str) else text
+        lengths = [len(self.tokenize(item)) + 2 for item in texts]
         if padding == "longest":  # pipelines ask so to warn of what they cut; nothing is known to be cut
             lengths = [1] * len(lengths)
         limit = max_length or self.model_max_length
@@ -97,18 +100,18 @@ class Guessed:
         if return_tensors is None:
             return Tokens([0] * lengths[0], [1] * lengths[0])
         self.mattered |= padding is True
-        wide = limit if padding == "max_length" else max(lengths)
-        mask: Tensor = (torch.arange(wide) < torch.tensor(lengths)[:, None]).long()
+        width = limit if padding == "max_length" else max(lengths)
+        mask: Tensor = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
         return Tokens(torch.zeros_like(mask), mask)
 
 
-def _from_folder(folder: Path, settings: Settings, family: type[Family]) -> Any:
+def _from_folder(folder: Path, settings: PolicySettings, family: type[Family]) -> Any:
     """From the `config.json`s of a folder."""
     index = _read(folder / "model_index.json")
     parts: dict[str, Any] = {}
     for name, value in index.items():
         if name.startswith("_"):
-            continue
+            continue  # notes of diffusers, such as its version
         if not isinstance(value, list):
             parts[name] = value  # a setting of the pipeline itself
         elif value[1] is None or name in UNUSED:
@@ -120,38 +123,44 @@ def _from_folder(folder: Path, settings: Settings, family: type[Family]) -> Any:
             parts[name] = _part(name, config | {"_class_name": value[1]}, settings)
         else:
             parts[name] = _part(name, _read(folder / name / "config.json") | {"_class_name": value[1]}, settings)
-    return family.pipeline(**parts)
+    return family.pipeline_class()(**parts)
 
 
-def _from_published(name: str, settings: Settings, family: type[Family]) -> Any:
-    parts = {part: _part(part, config, settings) for part, config in PUBLISHED[name].items()}
-    for part in [part for part in parts if part.startswith("text_encoder")]:
-        limit = PUBLISHED[name][part].get("max_position_embeddings", 512)
-        parts[part.replace("text_encoder", "tokenizer")] = Guessed(limit)
-    unused = dict.fromkeys(UNUSED[:2]) | {"requires_safety_checker": False} if "unet" in parts else {}
-    return family.pipeline(**parts, **unused, **PIPELINE_SETTINGS.get(name, {}))
+def _from_published(published: Published, settings: PolicySettings, family: type[Family]) -> Any:
+    """From what the family's file holds; every text encoder gets a tokenizer that guesses lengths."""
+    parts: dict[str, Any] = {part: _part(part, config, settings) for part, config in published.parts.items()}
+    for part, config in published.parts.items():
+        if part.startswith("text_encoder"):
+            limit = config.get("max_position_embeddings", 512)  # CLIP's 77; T5 and Qwen have positions without end
+            parts[part.replace("text_encoder", "tokenizer")] = Guessed(limit)
+    return family.pipeline_class()(**parts, **family.unused, **published.arguments)
 
 
-def _part(part: str, config: Config, settings: Settings) -> Any:
+def _part(part: str, config: Config, settings: PolicySettings) -> Any:
     """A module or scheduler from its configuration; modules in the dtype that `from_pretrained` would give them."""
-    found: Any = None
-    name = config["_class_name"]
-    for library in ("diffusers", "transformers"):
-        found = found or getattr(importlib.import_module(library), name, None)
-    if found is None:
-        raise WeightsError(f"{settings.weights} has a part of class {name}, which this diffusers does not know")
-    given = {key: value for key, value in config.items() if key != "_class_name"}
-    ours = found.__module__.startswith("diffusers")
-    with torch.device("meta") if hasattr(found, "parameters") else nullcontext():  # schedulers keep their numbers
-        module = found.from_config(given) if ours else found(found.config_class.from_dict(given))
+    kind = _class(config["_class_name"], settings)
+    arguments = {key: value for key, value in config.items() if key != "_class_name"}
+    of_diffusers = kind.__module__.startswith("diffusers")
+    with torch.device("meta") if hasattr(kind, "parameters") else nullcontext():  # schedulers keep their numbers
+        module = kind.from_config(arguments) if of_diffusers else kind(kind.config_class.from_dict(arguments))
     if not isinstance(module, torch.nn.Module):
         return module
     dtype = getattr(torch, settings.dtype_of(part))
-    exempt = (getattr(found, "_keep_in_fp32_modules", None) or ()) if ours or dtype == torch.float16 else ()
-    for key, parameter in module.named_parameters():
-        kept = any(word in key.split(".") for word in exempt)
-        parameter.data = parameter.data.to(torch.float32 if kept else dtype)
+    # transformers keeps some parameters in float32 under float16 alone, diffusers under every dtype
+    keeps_float32 = of_diffusers or dtype == torch.float16
+    exempt = (getattr(kind, "_keep_in_fp32_modules", None) or ()) if keeps_float32 else ()
+    for name, parameter in module.named_parameters():
+        is_exempt = any(word in name.split(".") for word in exempt)
+        parameter.data = parameter.data.to(torch.float32 if is_exempt else dtype)
     return module.eval()
+
+
+def _class(name: str, settings: PolicySettings) -> Any:
+    for library in ("diffusers", "transformers"):
+        kind = getattr(importlib.import_module(library), name, None)
+        if kind is not None:
+            return kind
+    raise WeightsError(f"{settings.weights} has a part of class {name}, which this diffusers does not know")
 
 
 def _tokenizer(folder: Path, name: str) -> Any:
@@ -161,7 +170,7 @@ def _tokenizer(folder: Path, name: str) -> Any:
     return kind.from_pretrained(folder)
 
 
-def _on_this_machine(name: str, settings: Settings) -> Path | None:
+def _on_this_machine(name: str, settings: PolicySettings) -> Path | None:
     """The folder of a hub id whose configurations have all been downloaded before."""
     try:
         folder = Path(
@@ -172,16 +181,19 @@ def _on_this_machine(name: str, settings: Settings) -> Path | None:
         return None
     parts = [part for part, value in index.items() if isinstance(value, list) and value[1] and part not in UNUSED]
     modules = [part for part in parts if part != "scheduler" and not part.startswith("tokenizer")]
-    whole = all((folder / part / "config.json").is_file() for part in modules)
-    return folder if whole and (folder / "scheduler" / "scheduler_config.json").is_file() else None
+    configurations = [folder / part / "config.json" for part in modules]
+    configurations.append(folder / "scheduler" / "scheduler_config.json")
+    # an interrupted download leaves some of them
+    return folder if all(file.is_file() for file in configurations) else None
 
 
-def _from_hub(name: str, settings: Settings) -> Path:
+def _from_hub(name: str, settings: PolicySettings, family: type[Family]) -> Path:
     try:
         return Path(snapshot_download(name, revision=settings.revision, allow_patterns=SMALL_FILES))
     except Exception as error:
+        known = sorted(name for name, model in family.published.items() if model.parts)
         raise WeightsError(
-            f"{explain(settings, error)}. Its costs can be counted without it only for: {', '.join(sorted(PUBLISHED))}"
+            f"{explain(settings, error)}. Its costs can be counted without it only for: {', '.join(known)}"
         ) from error
 
 

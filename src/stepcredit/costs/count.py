@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from stepcredit.build import family
 from stepcredit.costs.blueprint import blueprint, guessed_lengths
 from stepcredit.errors import PromptError
+from stepcredit.policies.families import family_of
 from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import Listed, from_settings
 from stepcredit.protocols import PromptSource
@@ -232,8 +232,8 @@ def sketch(recipe: Recipe) -> Generator:
     settings = recipe.policy.model_copy(
         update={"device": "meta", "offload": (), "attention": None, "surface": surface, "text_cache": 2**30}
     )
-    adapter = family(settings)
-    return Generator(adapter, settings, pipe=blueprint(settings, adapter))
+    family = family_of(settings)
+    return Generator(family, settings, pipe=blueprint(settings, family))
 
 
 def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:

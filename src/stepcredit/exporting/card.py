@@ -10,10 +10,12 @@ from typing import Any, Literal
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stepcredit.policies.families import family_of
+from stepcredit.policies.published import Published
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs.reader import RunReader
 from stepcredit.settings.keys import labels
-from stepcredit.settings.policies import ClassifierFree, Generator, LoRA, QwenImage, Wan
+from stepcredit.settings.policies import LoRA, PolicySettings
 from stepcredit.viewer.cite import references
 
 Kind = Literal["lora", "full", "merged"]
@@ -22,45 +24,43 @@ Weights = Literal["average", "trained"]
 _PROSE = ("prompts", "negative_prompt")  # keys whose texts are never places
 _WHAT = {"lora": "A LoRA", "full": "Trained networks", "merged": "A whole pipeline with the trained weights merged in,"}
 _WEIGHTS = {"average": "the moving average of the trained weights", "trained": "the last weights"}
-_LICENCES = {
-    "black-forest-labs/FLUX.1-schnell": "apache-2.0",
-    "Qwen/Qwen-Image": "apache-2.0",
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "apache-2.0",
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": "apache-2.0",
-    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "apache-2.0",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
-    "scenes": "apache-2.0",
-}
+_SAMPLERS = {"velocity": "Euler steps", "noise": "DDIM without noise"}  # by what the network predicts
+_EMBEDDED_LICENCE = "apache-2.0"  # that of this package
 
 
 @dataclass(frozen=True)
 class Base:
-    """What was tuned: a name for people, and the model on the hub where it is one."""
+    """What was tuned: a name for people, and the model on the hub where it is one.
+
+    Example: `Base("Qwen/Qwen-Image", "Qwen/Qwen-Image", "apache-2.0")`, of a local folder `Base("my_flux", None,
+    "other")`.
+    """
 
     name: str
     hub: str | None
     licence: str
 
     @classmethod
-    def of(cls, policy: Generator) -> "Base":
+    def of(cls, policy: PolicySettings) -> "Base":
+        """The base of a recipe's `policy`."""
         weights = policy.weights
-        licence = _LICENCES.get(weights, "other")
         if weights == "scenes":
-            return cls("the embedded miniature of stepcredit", None, licence)
+            return cls("the embedded miniature of stepcredit", None, _EMBEDDED_LICENCE)
         if is_place(weights) or weights.count("/") != 1:
             return cls(last_name(weights), None, "other")
-        return cls(weights, weights, licence)
+        return cls(weights, weights, family_of(policy).published.get(weights, Published()).licence)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What the folder holds that the card belongs to."""
+    """What the folder holds that the card belongs to.
+
+    Example: `Exported("lora", 100, "average", ("transformer",), "me/mine", "before_after.webp")`.
+    """
 
     kind: Kind
     iteration: int
     weights: Weights
-    pipeline: str
-    """The class of diffusers that draws with it."""
     networks: tuple[str, ...]
     """Those that were trained."""
     where: str
@@ -77,8 +77,9 @@ def render(reader: RunReader, recipe: Recipe, exported: Exported) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    base, surface = Base.of(recipe.policy), recipe.policy.surface
-    found = measured(reader, exported)
+    base = Base.of(recipe.policy)
+    surface = recipe.policy.surface
+    measurement = measured(reader, exported)
     start = surface.start if isinstance(surface, LoRA) else None
     return environment.get_template("card.md").render(
         front=_front(recipe, base, exported),
@@ -97,9 +98,9 @@ def render(reader: RunReader, recipe: Recipe, exported: Exported) -> str:
         code="\n".join(code(reader, recipe, exported)),
         sampling=_sampling(recipe),
         folded=exported.kind == "lora",
-        state=_state(reader, exported, found),
-        rows=[_row(row, reader) for row in found["rows"]] if found else [],
-        about=_about(found),
+        state=_state(reader, exported, measurement),
+        rows=[_row(row, reader) for row in measurement["rows"]] if measurement else [],
+        about=_about(measurement),
         rewards=_rewards(reader),
         recipe=yaml.safe_dump(without_paths(reader.recipe), sort_keys=False, allow_unicode=True).rstrip(),
         licence=_licence(base, exported),
@@ -114,46 +115,28 @@ def version(reader: RunReader) -> str:
 
 def measured(reader: RunReader, exported: Exported) -> dict[str, Any] | None:
     """Base against exactly these weights: the run's own result, or the latest evaluation of this checkpoint."""
-    candidates = [*reader.evaluations(), reader.result()]
-    wanted = (exported.iteration, exported.weights)
-    fitting = [item for item in candidates if item and (item["iteration"], item["weights"]) == wanted]
+    measurements = [item for item in (*reader.evaluations(), reader.result()) if item]
+    weights = (exported.iteration, exported.weights)
+    fitting = [item for item in measurements if (item["iteration"], item["weights"]) == weights]
     return fitting[-1] if fitting else None
 
 
 def code(reader: RunReader, recipe: Recipe, exported: Exported) -> list[str]:
     """Lines of Python that load it with plain diffusers and draw."""
-    policy, where = recipe.policy, repr(exported.where)
-    plain, vae = f"torch.{policy.dtype}", f"torch.{policy.dtype_of('vae')}"
-    dtype = f"dtype={plain}" if vae == plain else f'dtype={{"default": {plain}, "vae": {vae}}}'
-    lora, full = exported.kind == "lora", exported.kind == "full"
-    lines = ["import torch", f"from diffusers import {'AutoModel, ' if full else ''}{exported.pipeline}", ""]
-    source, base = where, Base.of(policy)
-    if exported.kind != "merged":
-        source = repr(base.hub or base.name)
-        if policy.weights == "scenes":
-            lines[:1] = ["from importlib.resources import files", "", "import torch"]
-            source = f'files("stepcredit") / "assets" / "{policy.type}_scenes"'
-        named = {"revision": policy.revision, "variant": policy.variant} if base.hub else {"variant": policy.variant}
-        dtype = ", ".join([*(f"{key}={value!r}" for key, value in named.items() if value is not None), dtype])
-    own = [f"{name}={name}" for name in exported.networks] if full else []
-    if full:
+    family = family_of(recipe.policy)
+    lines = _imports(recipe, exported)
+    if exported.kind == "full":
+        dtype = f"torch.{recipe.policy.dtype}"
         lines += [
-            f"{name} = AutoModel.from_pretrained({where}, subfolder={name!r}, dtype={plain})"
+            f"{name} = AutoModel.from_pretrained({exported.where!r}, subfolder={name!r}, dtype={dtype})"
             for name in exported.networks
         ]
-    lines.append(f"pipe = {exported.pipeline}.from_pretrained({', '.join([source, *own, dtype])})")
-    for name in exported.networks if lora else ():
-        second = ', subfolder="transformer_2", weight_name="pytorch_lora_weights.safetensors"'
-        second += ", load_into_transformer_2=True"
-        lines.append(f"pipe.load_lora_weights({where}{second if name == 'transformer_2' else ''})")
-    looks = reader.looks()
-    prompt = reader.look(looks[-1], pictures=False).prompts[0] if looks else "your prompt"
-    steps = recipe.evaluation.steps or recipe.rollout.steps
-    settings = ", ".join(f"{key}={value!r}" for key, value in _call(policy).items())
-    result = "video = pipe" if policy.medium == "video" else "picture = pipe"
-    lines.append(f"call = dict({settings}, num_inference_steps={steps})")
-    lines.append(f"{result}({prompt!r}, **call).{'frames' if policy.medium == 'video' else 'images'}[0]")
-    return lines
+    lines.append(f"pipe = {family.pipeline}.from_pretrained({', '.join(_source(recipe, exported))})")
+    if exported.kind == "lora":
+        for name in exported.networks:
+            arguments = [repr(exported.where), *_keywords(family.lora_loader(name))]
+            lines.append(f"pipe.load_lora_weights({', '.join(arguments)})")
+    return [*lines, *_drawing(reader, recipe)]
 
 
 def is_place(text: str) -> bool:
@@ -185,7 +168,7 @@ def without_paths(value: Any, key: str = "") -> Any:
 def _front(recipe: Recipe, base: Base, exported: Exported) -> str:
     medium = f"text-to-{recipe.policy.medium}"
     front: dict[str, Any] = {"license": base.licence}
-    if base.licence == "other" and base.hub:
+    if base.licence == "other" and base.hub:  # the hub asks for a link where it does not know the licence
         front["license_link"] = f"https://huggingface.co/{base.hub}"
     if base.hub:  # the hub takes its own models only
         relation = "adapter" if exported.kind == "lora" else "finetune"
@@ -195,24 +178,61 @@ def _front(recipe: Recipe, base: Base, exported: Exported) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n"
 
 
-def _call(policy: Generator) -> dict[str, Any]:
-    """What the pipeline is told beside the prompt."""
-    height, width = policy.size
-    call: dict[str, Any] = {"height": height, "width": width}
-    if isinstance(policy, Wan):
-        call["num_frames"] = policy.frames
-    if hasattr(policy, "max_tokens"):
-        call["max_sequence_length"] = policy.max_tokens  # type: ignore[attr-defined]
-    call["true_cfg_scale" if isinstance(policy, QwenImage) else "guidance_scale"] = policy.guidance  # type: ignore[attr-defined]
-    if isinstance(policy, Wan) and policy.guidance_2 is not None:
-        call["guidance_scale_2"] = policy.guidance_2
-    if isinstance(policy, ClassifierFree) and policy.negative_prompt:
-        call["negative_prompt"] = policy.negative_prompt
-    return call
+def _is_embedded(recipe: Recipe, exported: Exported) -> bool:
+    """Whether the code has to find its base inside this package."""
+    return recipe.policy.weights == "scenes" and exported.kind != "merged"
+
+
+def _imports(recipe: Recipe, exported: Exported) -> list[str]:
+    family = family_of(recipe.policy)
+    lines = ["from importlib.resources import files", ""] if _is_embedded(recipe, exported) else []
+    # a family's pipeline may come from another library than AutoModel
+    classes = {"diffusers": ["AutoModel"] if exported.kind == "full" else []}
+    classes.setdefault(family.library, []).append(family.pipeline)
+    imports = [f"from {library} import {', '.join(names)}" for library, names in classes.items() if names]
+    return [*lines, "import torch", *imports, ""]
+
+
+def _source(recipe: Recipe, exported: Exported) -> list[str]:
+    """What `from_pretrained` of the pipeline is called with."""
+    policy = recipe.policy
+    base = Base.of(policy)
+    network_dtype = f"torch.{policy.dtype}"
+    vae_dtype = f"torch.{policy.dtype_of('vae')}"
+    dtype = f"dtype={network_dtype}"
+    if vae_dtype != network_dtype:
+        dtype = f'dtype={{"default": {network_dtype}, "vae": {vae_dtype}}}'
+    if exported.kind == "merged":
+        return [repr(exported.where), dtype]
+    source = repr(base.hub or base.name)
+    if _is_embedded(recipe, exported):
+        source = f'files("stepcredit") / "assets" / "{family_of(policy).embedded}"'
+    # networks that were loaded in the lines before
+    networks = [f"{name}={name}" for name in exported.networks] if exported.kind == "full" else []
+    revision = policy.revision if base.hub else None  # a folder has none
+    return [source, *networks, *_keywords({"revision": revision, "variant": policy.variant}), dtype]
+
+
+def _drawing(reader: RunReader, recipe: Recipe) -> list[str]:
+    """The call that draws as the recipe does, with a prompt of the run's own."""
+    snapshots = reader.looks()
+    prompt = reader.look(snapshots[-1], pictures=False).prompts[0] if snapshots else "your prompt"
+    arguments = ", ".join(_keywords(family_of(recipe.policy).call(recipe.policy)))
+    steps = recipe.evaluation.steps or recipe.rollout.steps
+    result, output = ("video", "frames") if recipe.policy.medium == "video" else ("picture", "images")
+    return [
+        f"call = dict({arguments}, num_inference_steps={steps})",
+        f"{result} = pipe({prompt!r}, **call).{output}[0]",
+    ]
+
+
+def _keywords(arguments: Mapping[str, Any]) -> list[str]:
+    """As they are written in a call; None is left out."""
+    return [f"{name}={value!r}" for name, value in arguments.items() if value is not None]
 
 
 def _sampling(recipe: Recipe) -> str:
-    sampler = "DDIM without noise" if recipe.policy.type == "sd" else "Euler steps"
+    sampler = _SAMPLERS[family_of(recipe.policy).prediction]
     shift = recipe.rollout.shift
     levels = f"noise levels shifted by {shift:g}" if shift is not None else "the model's own noise levels"
     steps = recipe.evaluation.steps or recipe.rollout.steps
@@ -222,26 +242,28 @@ def _sampling(recipe: Recipe) -> str:
     )
 
 
-def _state(reader: RunReader, exported: Exported, found: Mapping[str, Any] | None) -> str:
-    result, sentences = reader.result(), []
+def _state(reader: RunReader, exported: Exported, measurement: Mapping[str, Any] | None) -> str:
+    """How far the run is, and whether these weights were measured."""
+    result = reader.result()
+    sentences = []
     if result is None:
         planned = "a budget of network forwards" if reader.recipe["training"].get("budget") else f"{reader.iterations}"
         done = _many(len(reader.metrics()), "iteration")
         sentences.append(f"The run is not finished: {done} so far, of {planned}.")
-    if found is None:
-        other = ""
-        if result is not None:
-            when = _many(result["iteration"], "iteration")
-            other = f" The run's own result is of {_WEIGHTS[result['weights']]} after {when}."
-        sentences.append(f"These weights were not measured.{other}")
+    if measurement is None:
+        sentences.append("These weights were not measured.")
+    if measurement is None and result is not None:
+        when = _many(result["iteration"], "iteration")
+        sentences.append(f"The run's own result is of {_WEIGHTS[result['weights']]} after {when}.")
     return " ".join(sentences) or "The run is finished, and these are the weights that it measured."
 
 
-def _about(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _about(measurement: Mapping[str, Any] | None) -> str:
+    """What the table was measured on."""
+    if measurement is None:
         return ""
     return (
-        f"{_many(found['pictures'], 'sample')} of {_many(found['captions'], 'caption')} of the recipe's "
+        f"{_many(measurement['pictures'], 'sample')} of {_many(measurement['captions'], 'caption')} of the recipe's "
         "`evaluation.prompts`, from the same noise before and after; intervals treat captions as independent. Held-out "
         "scores were never trained on."
     )
@@ -259,15 +281,21 @@ def _row(row: Mapping[str, Any], reader: RunReader) -> dict[str, str]:
 
 def _rewards(reader: RunReader) -> list[dict[str, str]]:
     """One row for each reward with what it stood on; several outputs of one share a row."""
-    prints, rows = without_paths(reader.environment.get("rewards", {})), []
-    for kind, rewards in (("trained", reader.recipe["rewards"]), ("held out", reader.recipe["held_out"])):
-        for reward in rewards:
-            names = labels(reward)
-            fingerprint = prints.get("+".join(names), {})
-            told = ", ".join(f"{key} `{value}`" for key, value in fingerprint.items()) or "not recorded"
-            weight = f"{reward.get('weight', 1):g}" if kind == "trained" else ""
-            rows.append({"name": ", ".join(names), "kind": kind, "weight": weight, "print": told})
-    return [{key: _cell(value) for key, value in row.items()} for row in rows]
+    fingerprints = without_paths(reader.environment.get("rewards", {}))
+    rows = [_reward(reward, "trained", fingerprints) for reward in reader.recipe["rewards"]]
+    return rows + [_reward(reward, "held out", fingerprints) for reward in reader.recipe["held_out"]]
+
+
+def _reward(reward: Mapping[str, Any], kind: str, fingerprints: Mapping[str, Any]) -> dict[str, str]:
+    names = labels(reward)
+    fingerprint = fingerprints.get("+".join(names), {})  # a run folder keys them by all outputs of a reward
+    row = {
+        "name": ", ".join(names),
+        "kind": kind,
+        "weight": f"{reward.get('weight', 1):g}" if kind == "trained" else "",
+        "print": ", ".join(f"{key} `{value}`" for key, value in fingerprint.items()) or "not recorded",
+    }
+    return {key: _cell(text) for key, text in row.items()}
 
 
 def _licence(base: Base, exported: Exported) -> str:
@@ -283,4 +311,4 @@ def _many(number: int, what: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")  # either would end the cell

@@ -20,13 +20,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from stepcredit.build import family
 from stepcredit.errors import RecipeError, RunError, StepcreditError
 from stepcredit.exporting import card, hub
 from stepcredit.exporting.card import Base, Exported, Kind, Weights
 from stepcredit.files.text import write_json, write_text
 from stepcredit.policies import lora_file
-from stepcredit.policies.loading import FAMILIES, load_pipeline
+from stepcredit.policies.families import family_of
+from stepcredit.policies.loading import load_pipeline
 from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs.reader import RunReader
@@ -77,12 +77,11 @@ def export(
             _merge(source, networks, recipe, writing)
         else:
             shutil.copytree(source, writing, dirs_exist_ok=True)
-        _annotate(writing, kind, networks, notes)
+        _annotate(writing, kind, _files(writing, kind, networks, recipe), notes)
         exported = Exported(
             kind=kind,
             iteration=int(chosen.name),
             weights=weights,
-            pipeline={mine: name for name, mine in FAMILIES.items()}[recipe.policy.type],
             networks=networks,
             where=push_to_hub or target.name,
             picture=_picture(reader, writing, int(chosen.name), weights),
@@ -135,38 +134,45 @@ def _notes(reader: RunReader, recipe: Recipe, iteration: int, weights: Weights) 
 
 def _networks(source: Path, recipe: Recipe) -> tuple[str, ...]:
     """The networks that a checkpoint's folder has weights of."""
-    names = ("unet",) if recipe.policy.type == "sd" else ("transformer", "transformer_2")
+    family = family_of(recipe.policy)
     if isinstance(recipe.policy.surface, LoRA):
-        found = tuple(name for name in names if lora_file.place(source, name).is_file())
+        networks = tuple(name for name, file in family.lora_files(source).items() if file.is_file())
     else:
-        found = tuple(name for name in names if (source / name).is_dir())
-    if not found:
-        raise RunError(f"{source} holds no weights of {' or '.join(names)}; choose another checkpoint")
-    return found
+        networks = tuple(name for name in family.network_names if (source / name).is_dir())
+    if not networks:
+        raise RunError(f"{source} holds no weights of {' or '.join(family.network_names)}; choose another checkpoint")
+    return networks
 
 
 def _merge(source: Path, networks: tuple[str, ...], recipe: Recipe, writing: Path) -> None:
     """The base with the trained weights in place, in the dtype of the recipe."""
-    mine = family(recipe.policy)
-    pipe: Any = load_pipeline(recipe.policy, mine.pipeline, mine.parts, mine.embedded)
+    family = family_of(recipe.policy)
+    pipe: Any = load_pipeline(recipe.policy, family)
     for name in networks:
         network = getattr(pipe, name)
         if isinstance(recipe.policy.surface, LoRA):
-            lora_file.merge(network, lora_file.read(lora_file.place(source, name), name))
+            lora_file.merge(network, lora_file.read(family.lora_files(source)[name], family.lora_prefix()))
         else:
             trained = type(network).from_pretrained(source / name, dtype=network.dtype, use_safetensors=True)
             pipe.register_modules(**{name: trained})
     pipe.save_pretrained(writing, safe_serialization=True)
 
 
-def _annotate(writing: Path, kind: Kind, networks: tuple[str, ...], notes: Mapping[str, str]) -> None:
+def _files(writing: Path, kind: Kind, networks: tuple[str, ...], recipe: Recipe) -> list[Path]:
+    """The files that hold weights of the trained networks."""
+    if kind == "lora":
+        files = family_of(recipe.policy).lora_files(writing)
+        return [files[name] for name in networks]
+    return [path for name in networks for path in (writing / name).glob("*.safetensors")]
+
+
+def _annotate(writing: Path, kind: Kind, files: list[Path], notes: Mapping[str, str]) -> None:
     """The notes into the files of the trained networks, a LoRA's scale into its B; a machine's folders out of all."""
-    for name in networks:
+    for path in files:
         if kind == "lora":
-            lora_file.fold(lora_file.place(writing, name), notes)
+            lora_file.fold(path, notes)
         else:
-            for path in (writing / name).glob("*.safetensors"):
-                lora_file.annotate(path, notes)
+            lora_file.annotate(path, notes)
     for path in writing.rglob("*.json"):
         data = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(data, dict) and any(card.is_place(str(data.get(key, ""))) for key in _ORIGIN):

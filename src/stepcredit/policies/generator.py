@@ -20,8 +20,7 @@ from stepcredit.policies.loading import load_pipeline
 from stepcredit.policies.surface import Surface
 from stepcredit.policies.text import TextCache
 from stepcredit.records import Condition
-from stepcredit.settings.policies import ClassifierFree, Full, LoRA
-from stepcredit.settings.policies import Generator as Settings
+from stepcredit.settings.policies import ClassifierFree, Full, LoRA, PolicySettings
 
 
 class Generator:
@@ -30,25 +29,25 @@ class Generator:
     `pipe` is a pipeline that is loaded already; by default it is loaded as the settings say.
     """
 
-    def __init__(self, family: type[Family], settings: Settings, *, seed: int = 0, pipe: Any = None) -> None:
+    def __init__(self, family: type[Family], settings: PolicySettings, *, seed: int = 0, pipe: Any = None) -> None:
         self.settings = settings
+        # what can be refused without a model is refused before one is loaded
         self.device = device_of(settings)
         self.dtype = getattr(torch, settings.dtype)
-        lora_file.check_start(settings.surface)
-        self.pipe: Any = pipe or load_pipeline(settings, family.pipeline, family.parts, family.embedded)
+        starting_files = lora_file.starting_files(settings.surface, family.lora_files)
+        self.pipe: Any = pipe or load_pipeline(settings, family)
         for module in self._modules().values():
             module.requires_grad_(False)
         self.family = family(self.pipe, settings, self.device)
         self.surface = Surface(self.family.trained(), settings.surface, family.feed_forward, seed=seed)
-        lora_file.fill(self.surface.networks, settings.surface)
+        lora_file.fill(self.surface.networks, starting_files, family.lora_prefix())
         self._networks = self.family.networks()
         for network in self._networks.values():
             if settings.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
             if settings.attention is not None:
                 _set_attention(network, settings.attention)
-        waiting = {"vae": ["vae"], "text_encoders": list(family.encoders)}
-        self._waiting = {part for name in settings.offload for part in waiting[name]}
+        self._waiting = _waiting(settings, family)
         for name, module in self._modules().items():
             module.to("cpu" if name in self._waiting else self.device)
         self._text = TextCache(
@@ -69,13 +68,17 @@ class Generator:
         return self.family.prediction
 
     def encode(self, prompts: Sequence[str]) -> Condition:
+        """What the network takes of these prompts, one row each."""
         self._warn_of_long(prompts)
-        told = self._text(prompts)
+        inputs = self._text(prompts)
         if isinstance(self.settings, ClassifierFree) and self.settings.guidance > 1:
             negative = self._text([self.settings.negative_prompt])
-            told |= {PREFIX + name: row for name, row in negative.items()}
-        moved = {name: tensor.to(self.device) for name, tensor in self.family.simplified(told).items()}
-        return Condition({name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in moved.items()})
+            inputs |= {PREFIX + name: row for name, row in negative.items()}
+        tensors = {}
+        for name, tensor in self.family.simplified(inputs).items():
+            # there is one negative prompt for all rows, which a view repeats without memory
+            tensors[name] = tensor.to(self.device).expand(len(prompts), *tensor.shape[1:])
+        return Condition(tensors)
 
     def latent_shape(self) -> tuple[int, ...]:
         return self.family.latent_shape()
@@ -97,8 +100,8 @@ class Generator:
         self, latents: Float[Tensor, "B *latent"], level: Float[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *latent"]:
         with self._precision():
-            found = self.family.velocity(self._networks, latents, level, condition.tensors)
-        return found.to(latents.dtype)
+            velocity = self.family.velocity(self._networks, latents, level, condition.tensors)
+        return velocity.to(latents.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B *frames 3 H W"]:
@@ -113,29 +116,31 @@ class Generator:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        mine = self._networks
-        with self.surface.reference() as networks:
-            self._networks = {**mine, **networks}
+        """Inside, velocities are those of the networks before training."""
+        networks_now = self._networks
+        with self.surface.reference() as references:
+            self._networks = {**networks_now, **references}  # a frozen expert has no reference: it is its own
             try:
                 yield
             finally:
-                self._networks = mine
+                self._networks = networks_now
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Inside, one network gives the velocity at every level; for counting what each costs."""
-        mine = self._networks
-        self._networks = {name: mine[name]}
+        networks_now = self._networks
+        self._networks = {name: networks_now[name]}
         try:
             yield
         finally:
-            self._networks = mine
+            self._networks = networks_now
 
     def save(self, folder: Path) -> None:
         """A LoRA that the family's `load_lora_weights` reads, or the trained networks as diffusers folders."""
         if isinstance(self.settings.surface, LoRA):
-            layers: dict[str, Any] = {n: get_peft_model_state_dict(m) for n, m in self.surface.networks.items()}
-            self.family.save_lora(folder, layers, {n: _notes(m) for n, m in self.surface.networks.items()})
+            networks = self.surface.networks
+            layers: dict[str, Any] = {name: get_peft_model_state_dict(network) for name, network in networks.items()}
+            self.family.save_lora(folder, layers, {name: _notes(network) for name, network in networks.items()})
         else:
             for name, network in self.surface.networks.items():
                 network.save_pretrained(folder / name, safe_serialization=True)
@@ -154,30 +159,29 @@ class Generator:
     @contextmanager
     def _on_device(self, *names: str) -> Iterator[None]:
         """Parts that wait in main memory are on the device inside. They are frozen, so nothing is copied back."""
-        parts = [getattr(self.pipe, name) for name in names if name in self._waiting and self.device.type != "cpu"]
-        moved = [part for part in parts if part is not None]
-        held = [
-            (store, name, tensor, tensor.data)
-            for part in moved
-            for module in part.modules()
-            for store in (module._parameters, module._buffers)
-            for name, tensor in store.items()
-            if tensor is not None
-        ]
-        for part in moved:
+        waiting = [name for name in names if name in self._waiting and self.device.type != "cpu"]
+        parts = [getattr(self.pipe, name) for name in waiting]
+        parts = [part for part in parts if part is not None]  # T5 may be left out of SD3
+        modules = [module for part in parts for module in part.modules()]
+        stores: list[Any] = [store for module in modules for store in (module._parameters, module._buffers)]
+        items = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
+        # `Module.to` changes a parameter's data in place and puts a new tensor where a buffer was: both are undone
+        in_main_memory = [(store, name, tensor, tensor.data) for store, name, tensor in items]
+        for part in parts:
             part.to(self.device)
         try:
             yield
         finally:
-            for store, name, tensor, data in held:
-                tensor.data = data
+            for store, name, tensor, values in in_main_memory:
+                tensor.data = values
                 store[name] = tensor
 
     def _warn_of_long(self, prompts: Sequence[str]) -> None:
         """Once for each prompt that the tokenizer cuts."""
         tokenizer, limit = self.family.token_limit()
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cut]
-        long = [prompt for prompt in new if len(tokenizer(prompt, truncation=False, verbose=False).input_ids) > limit]
+        distinct = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cut]
+        lengths = {prompt: len(tokenizer(prompt, truncation=False, verbose=False).input_ids) for prompt in distinct}
+        long = [prompt for prompt, length in lengths.items() if length > limit]
         if long and not self._cut:
             warnings.warn(
                 f'a prompt is longer than {limit} tokens and is cut: "{long[0][:60]}..."; raise policy.max_tokens '
@@ -202,7 +206,18 @@ def device_of(settings: Any, key: str = "policy.device") -> torch.device:
         raise RecipeError(f"{key} is {wanted}, which is not here ({reason}); null takes what there is") from None
 
 
+def _waiting(settings: PolicySettings, family: type[Family]) -> set[str]:
+    """Parts of the pipeline that wait in main memory."""
+    waiting: set[str] = set()
+    if "vae" in settings.offload:
+        waiting.add("vae")
+    if "text_encoders" in settings.offload:
+        waiting.update(family.encoders)
+    return waiting
+
+
 def _notes(network: Any) -> dict[str, Any]:
+    """peft's own notes on an adapter, for the metadata of its file."""
     notes = network.peft_config["default"].to_dict()
     notes["target_modules"] = sorted(notes["target_modules"])  # a set, whose order is chance
     return notes

@@ -10,6 +10,7 @@ from stepcredit.policies.text import stack_padded
 Predict = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 Combine = Callable[[Tensor, Tensor, Tensor | float], Tensor]
 PREFIX = "negative_"
+"""How the names of the negative prompt's inputs begin."""
 
 
 def linear(prompted: Tensor, unprompted: Tensor, scale: Tensor | float) -> Tensor:
@@ -27,19 +28,26 @@ def guided(
     predict: Predict,
     latents: Tensor,
     level: Tensor,
-    told: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
     *,
     scale: Tensor | float,
     combine: Combine = linear,
 ) -> Tensor:
-    """The guided prediction of `predict(latents, level, told)`, or the plain one where nothing negative is told.
+    """The guided prediction of `predict(latents, level, inputs)`, or the plain one where there is no negative prompt.
 
-    `scale` is one number, or one a row, shaped to multiply the prediction.
+    | argument | shape | |
+    |---|---|---|
+    | `latents` | `[B, *latent]` | as the network takes them |
+    | `level` | `[B]` | or the timestep, where the network takes that |
+    | `inputs` | `[B, ...]` each | of the prompts, and under `negative_...` the same of the negative prompt |
+    | `scale` | number, or `[B, 1, ...]` | 1 is the prompted prediction, more goes further from the other |
+    | `combine` | | `linear` or `norm_preserving` |
     """
-    positive = {name: tensor for name, tensor in told.items() if not name.startswith(PREFIX)}
-    if len(positive) == len(told):
+    positive = {name: tensor for name, tensor in inputs.items() if not name.startswith(PREFIX)}
+    if len(positive) == len(inputs):
         return predict(latents, level, positive)
-    both = {name: _both(told[PREFIX + name], tensor) for name, tensor in positive.items()}
+    both = {name: _both(inputs[PREFIX + name], tensor) for name, tensor in positive.items()}
+    # one forward of 2B rows, the unprompted ones first, as diffusers' pipelines order them
     predicted = predict(torch.cat([latents, latents]), torch.cat([level, level]), both)
     unprompted, prompted = predicted.chunk(2)
     return combine(prompted, unprompted, scale)

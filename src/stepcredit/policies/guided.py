@@ -22,10 +22,14 @@ Weights = Sequence[Tensor]
 
 
 class Guided:
-    """A policy that draws with several fine-tunes of one base at once; everything but the velocity is the policy's."""
+    """A policy that draws with several fine-tunes of one base at once; everything but the velocity is the policy's.
+
+    `tunes` are pairs of weights and strength, e.g. `[(weights of run A, 1.5), (weights of run B, -0.25)]`.
+    """
 
     def __init__(self, policy: Policy, tunes: Sequence[tuple[Weights, float]]) -> None:
-        self.policy, self.tunes = policy, tunes
+        self.policy = policy
+        self.tunes = tunes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.policy, name)
@@ -38,6 +42,7 @@ class Guided:
             base = self.policy.velocity(latents, level, condition)
         total = base.clone()
         for weights, strength in self.tunes:
+            # the network has room for one fine-tune, so they take turns in its parameters; the last one stays there
             for parameter, value in zip(self.policy.parameters(), weights, strict=True):
                 parameter.copy_(value)
             total += strength * (self.policy.velocity(latents, level, condition) - base)

@@ -1,7 +1,6 @@
 """From a folder or hub id to a diffusers pipeline, with errors that say what to do."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +16,29 @@ from huggingface_hub.errors import (
 
 from stepcredit.errors import WeightsError
 from stepcredit.files.folders import check_local, resolve
-from stepcredit.settings.policies import Generator as Settings
-
-FAMILIES = {
-    "FluxPipeline": "flux",
-    "StableDiffusion3Pipeline": "sd3",
-    "WanPipeline": "wan",
-    "QwenImagePipeline": "qwen_image",
-    "StableDiffusionPipeline": "sd",
-}
-"""Which `policy.type` takes which pipeline."""
+from stepcredit.policies import families
+from stepcredit.policies.family import Family
+from stepcredit.settings.policies import PolicySettings
 
 
-def load_pipeline(settings: Settings, pipeline: Any, parts: tuple[str, ...], embedded: str) -> Any:
-    """A whole pipeline on the CPU; `parts` are the sub-folders that a local folder must have, `embedded` is what the
-    word `scenes` stands for."""
-    folder = resolve(settings.weights, embedded)
+def load_pipeline(settings: PolicySettings, family: type[Family]) -> Any:
+    """A whole pipeline on the CPU."""
+    folder = resolve(settings.weights, family.embedded)
     check_local(folder, index="model_index.json", parts=())
     if Path(folder).is_dir():
-        check_family(Path(folder) / "model_index.json", folder, pipeline)
-        check_local(folder, index="model_index.json", parts=parts)
-    wanted = {"revision": settings.revision, "variant": settings.variant}
+        check_family(Path(folder) / "model_index.json", folder, family)
+        check_local(folder, index="model_index.json", parts=family.parts)
     try:
         if not Path(folder).is_dir():  # its index first: a model of another family is not downloaded
             index = hf_hub_download(folder, "model_index.json", revision=settings.revision)
-            check_family(Path(index), folder, pipeline)
-        return pipeline.from_pretrained(
+            check_family(Path(index), folder, family)
+        return family.pipeline_class().from_pretrained(
             folder,
             dtype={"default": getattr(torch, settings.dtype), "vae": getattr(torch, settings.dtype_of("vae"))},
+            revision=settings.revision,
+            variant=settings.variant,
             use_safetensors=True,
-            **{name: value for name, value in wanted.items() if value is not None},
-            **_unwanted(pipeline),
+            **family.unused,
         )
     except WeightsError:
         raise
@@ -55,22 +46,25 @@ def load_pipeline(settings: Settings, pipeline: Any, parts: tuple[str, ...], emb
         raise WeightsError(explain(settings, error)) from error
 
 
-def check_family(index: Path, folder: str, pipeline: Any) -> None:
-    """The index of a folder or hub id must say that it is this pipeline."""
+def check_family(index: Path, folder: str, family: type[Family]) -> None:
+    """The index of a folder or hub id must say that it is this family's pipeline."""
     try:
-        found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{index} cannot be read ({error}); copy or download the folder again") from None
-    if found != pipeline.__name__:
-        advice = f"use policy.type {FAMILIES[found]}" if found in FAMILIES else "this library has no family for it"
-        raise WeightsError(f"{folder} is a {found}, wanted a {pipeline.__name__}; {advice}")
+    if pipeline != family.pipeline:
+        right = families.taking(pipeline)
+        advice = f"use policy.type {right}" if right is not None else "this library has no family for it"
+        raise WeightsError(f"{folder} is a {pipeline}, wanted a {family.pipeline}; {advice}")
 
 
-def explain(settings: Settings, error: BaseException) -> str:
+def explain(settings: PolicySettings, error: BaseException) -> str:
     """Why a pipeline could not be loaded, and what to do about it."""
-    name, chain = settings.weights, _chain(error)
+    name = settings.weights
+    chain = _chain(error)
     if Path(name).expanduser().is_dir() or name == "scenes":
         return f"{name} could not be loaded ({error}); wanted a folder as written by `save_pretrained`, whole"
+    # gated first: the hub's class for it is a subclass of the one for models that are not there
     if any(isinstance(item, GatedRepoError) for item in chain):
         return (
             f"{name} is gated: accept its licence at https://huggingface.co/{name}, then `hf auth login` "
@@ -91,25 +85,20 @@ def explain(settings: Settings, error: BaseException) -> str:
 def _is_unreachable(error: BaseException) -> bool:
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError | TimeoutError):
         return True
+    # httpx's and requests' own errors have no common base; their words do
     words = ("connect", "offline", "resolve", "timed out", "network", "not fully cached", "disabled")
     return any(word in str(error).lower() for word in words)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
-    step: BaseException | None = error
-    while step is not None and step not in found:
-        found.append(step)
-        step = step.__cause__ or step.__context__
-    return found
+    """The error and what it came from, the first cause last."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _unwanted(pipeline: Any) -> Mapping[str, Any]:
-    """Parts that are not needed and cost memory."""
-    if pipeline.__name__ != "StableDiffusionPipeline":
-        return {}
-    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -2,11 +2,13 @@
 
 A module's weight W becomes W + scale * B A, with A `lora_A` and B `lora_B`. peft's notes in the file's metadata hold
 alpha and rank, scale = alpha / rank; a reader that does not know the notes takes scale 1. `fold` makes both agree.
+Where a family keeps the file of each network, and what its keys begin with, the family says (`Family.lora_files`,
+`Family.lora_prefix`).
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,128 +19,132 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stepcredit.errors import WeightsError
-from stepcredit.settings.policies import SurfaceChoice
+from stepcredit.settings.policies import LoRA, SurfaceChoice
 
 NAME = "pytorch_lora_weights.safetensors"
+"""As diffusers calls the file in a folder."""
 NOTES = "lora_adapter_metadata"
 """Where diffusers keeps peft's notes, as JSON."""
-_A, _B, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
-_UNKNOWN = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
+_A = ".lora_A.weight"
+_B = ".lora_B.weight"
+_ALPHA = ".alpha"
+_UNSUPPORTED = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
 _SHOWN = 3  # mismatches that an error names
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """What a file says of one module."""
+    """What a file says of one module, e.g. `Matrices(down [4, 64], up [64, 4], scale=2.0)` at rank 4."""
 
     down: Tensor
+    """A, `[rank, in]`."""
     up: Tensor
+    """B, `[out, rank]`."""
     scale: float
+    """alpha / rank."""
 
     def change(self) -> Tensor:
         """What is added to the weight, in float32."""
         return self.scale * (self.up.float() @ self.down.float())
 
 
-def place(where: Path, network: str) -> Path:
-    """The file of a network: the folder's own, or of the second of two experts that in `transformer_2/`."""
-    return where / network / NAME if network == "transformer_2" else where / NAME
+def read(path: Path, prefix: str) -> dict[str, Matrices]:
+    """The modules of a file by their names in the network; an error where something in it is not a LoRA of that.
 
-
-def prefix(network: str) -> str:
-    """What the keys of a network's file begin with."""
-    return "unet" if network == "unet" else "transformer"
-
-
-def read(path: Path, network: str) -> dict[str, Matrices]:
-    """The modules of a file by their names in the network; an error where something in it is not a LoRA of that."""
+    `prefix` is what keys begin with, before a dot.
+    """
     tensors, metadata = _load(path)
-    begin = f"{prefix(network)}."
-    odd = [key for key in tensors if not key.startswith(begin) or not key.endswith((_A, _B, _ALPHA))]
     modules = [key.removesuffix(_A) for key in tensors if key.endswith(_A)]
-    unpaired = [f"{name}{_B}" for name in modules if f"{name}{_B}" not in tensors]
-    if odd or unpaired or not modules:
-        wrong = f"it has {_few(odd)}" if odd else f"it lacks {_few(unpaired)}" if unpaired else "it has no modules"
+    problem = _problem(tensors, modules, prefix)
+    if problem is not None:
         raise WeightsError(
-            f"{path} is not a LoRA in diffusers format for `{prefix(network)}`: {wrong}; wanted keys such as "
-            f"{begin}MODULE{_A} and {begin}MODULE{_B}. This LoRA belongs to another base or other targets"
+            f"{path} is not a LoRA in diffusers format for `{prefix}`: {problem}; wanted keys such as "
+            f"{prefix}.MODULE{_A} and {prefix}.MODULE{_B}. This LoRA belongs to another base or other targets"
         )
     scales = _scales(path, tensors, metadata)
     return {
-        name.removeprefix(begin): Matrices(tensors[f"{name}{_A}"], tensors[f"{name}{_B}"], scales[name])
+        name.removeprefix(f"{prefix}."): Matrices(tensors[f"{name}{_A}"], tensors[f"{name}{_B}"], scales[name])
         for name in modules
     }
 
 
-def find(start: str) -> Path:
-    """The file or folder to go on from."""
+def starting_files(surface: SurfaceChoice, files_in: Callable[[Path], Mapping[str, Path]]) -> Mapping[str, Path]:
+    """The file that each network goes on from; empty where the settings name no start.
+
+    `files_in` says where a folder has the file of each network. Asked before a base is loaded.
+    """
+    start = surface.start if isinstance(surface, LoRA) else None
+    if start is None:
+        return {}
     path = Path(start).expanduser()
-    if not path.is_file() and not any(place(path, name).is_file() for name in ("transformer", "transformer_2")):
+    files = files_in(path)
+    if path.is_file():
+        return dict.fromkeys(files, path)
+    if not any(file.is_file() for file in files.values()):
         raise WeightsError(
             f"policy.surface.start is {start}, where there is no LoRA; give a .safetensors file, or a folder with "
             f"{NAME} as `stepcredit export` writes it"
         )
-    return path
+    return files
 
 
-def check_start(surface: SurfaceChoice) -> None:
-    """What can be said against a start before a base is loaded."""
-    start = getattr(surface, "start", None)
-    if start is not None:
-        find(start)
-
-
-def fill(networks: Mapping[str, Any], surface: SurfaceChoice) -> None:
-    """Put the LoRA that the settings start from into the adapters of these networks; nothing where they name none.
+def fill(networks: Mapping[str, Any], files: Mapping[str, Path], prefix: str) -> None:
+    """Put the LoRA of these files into the adapters of these networks; nothing where there are no files.
 
     Alpha may differ: B is scaled so that the networks are those that the file makes. The rank may not.
     """
-    start = getattr(surface, "start", None)
-    if start is None:
+    if not files:
         return
-    where = find(start)
-    if where.is_file() and len(networks) > 1:
+    # the keys of both experts are called alike, so one file cannot hold two
+    if len(networks) > 1 and len({files[name] for name in networks}) == 1:
         raise WeightsError(
             f"policy.surface.start is one file, and {len(networks)} networks are trained ({', '.join(networks)}); give "
-            f"the folder that holds {NAME} and transformer_2/{NAME}"
+            f"the folder that holds {NAME} and {list(networks)[1]}/{NAME}"
         )
     for name, network in networks.items():
-        path = where if where.is_file() else place(where, name)
-        _fill(network, read(path, name), path)
+        _fill(network, read(files[name], prefix), files[name])
 
 
 @torch.no_grad()
-def _fill(network: Any, found: Mapping[str, Matrices], path: Path) -> None:
-    config = network.peft_config["default"]
-    mine = {name: layer for name, layer in network.named_modules() if "default" in getattr(layer, "lora_A", ())}
-    ranks = sorted({int(matrices.down.shape[0]) for matrices in found.values()})
-    if ranks != [config.r]:
+def _fill(network: Any, matrices: Mapping[str, Matrices], path: Path) -> None:
+    rank = network.peft_config["default"].r
+    ranks = sorted({int(item.down.shape[0]) for item in matrices.values()})
+    if ranks != [rank]:
         raise WeightsError(
-            f"{path} has rank {', '.join(map(str, ranks))} and policy.surface.rank is {config.r}; they must be equal"
+            f"{path} has rank {', '.join(map(str, ranks))} and policy.surface.rank is {rank}; they must be equal"
         )
-    wrong = [f"{name} is not in the file" for name in mine if name not in found]
-    wrong += [f"{name} is not adapted here" for name in found if name not in mine]
-    for name, layer in mine.items():
-        shapes = [tuple(m.weight.shape) for m in (layer.lora_A["default"], layer.lora_B["default"])]
-        if name in found and (theirs := [tuple(found[name].down.shape), tuple(found[name].up.shape)]) != shapes:
-            wrong.append(f"{name} has {theirs[1]} x {theirs[0]}, wanted {shapes[1]} x {shapes[0]}")
-    if wrong:
+    layers = {name: layer for name, layer in network.named_modules() if "default" in getattr(layer, "lora_A", ())}
+    mismatches = [f"{name} is not in the file" for name in layers if name not in matrices]
+    mismatches += [f"{name} is not adapted here" for name in matrices if name not in layers]
+    for name, layer in layers.items():
+        mismatches += _other_shape(name, layer, matrices[name]) if name in matrices else []
+    if mismatches:
         raise WeightsError(
-            f"{path} does not fit: {_few(wrong)}. This LoRA belongs to another base or other targets; "
+            f"{path} does not fit: {_few(mismatches)}. This LoRA belongs to another base or other targets; "
             "check policy.weights and policy.surface.targets"
         )
-    for name, layer in mine.items():
-        matrices = found[name]
-        layer.lora_A["default"].weight.copy_(matrices.down)
-        layer.lora_B["default"].weight.copy_(matrices.up.float() * (matrices.scale / layer.scaling["default"]))
+    for name, layer in layers.items():
+        # the layer multiplies by its own alpha / rank: what is put into B makes up for the difference
+        scale = matrices[name].scale / layer.scaling["default"]
+        layer.lora_A["default"].weight.copy_(matrices[name].down)
+        layer.lora_B["default"].weight.copy_(matrices[name].up.float() * scale)
+
+
+def _other_shape(name: str, layer: Any, matrices: Matrices) -> list[str]:
+    """What is wrong with the shapes of a module in the file; nothing where they are the layer's."""
+    down = tuple(layer.lora_A["default"].weight.shape)
+    up = tuple(layer.lora_B["default"].weight.shape)
+    if (tuple(matrices.down.shape), tuple(matrices.up.shape)) == (down, up):
+        return []
+    return [f"{name} has {tuple(matrices.up.shape)} x {tuple(matrices.down.shape)}, wanted {up} x {down}"]
 
 
 @torch.no_grad()
-def merge(network: torch.nn.Module, found: Mapping[str, Matrices]) -> None:
+def merge(network: torch.nn.Module, matrices: Mapping[str, Matrices]) -> None:
     """Add a LoRA to the weights of a network without adapters: summed in float32, then cast back."""
-    for name, matrices in found.items():
+    for name, item in matrices.items():
         weight = network.get_parameter(f"{name}.weight")
-        weight.copy_(weight.float() + matrices.change().to(weight.device))
+        weight.copy_(weight.float() + item.change().to(weight.device))
 
 
 def fold(path: Path, notes: Mapping[str, str]) -> None:
@@ -148,8 +154,10 @@ def fold(path: Path, notes: Mapping[str, str]) -> None:
     scales = _scales(path, tensors, metadata)
     folded = {key: value for key, value in tensors.items() if not key.endswith(_ALPHA)}
     for name, scale in scales.items():
-        folded[f"{name}{_B}"] = (tensors[f"{name}{_B}"].float() * scale).to(tensors[f"{name}{_B}"].dtype)
+        up = tensors[f"{name}{_B}"]
+        folded[f"{name}{_B}"] = (up.float() * scale).to(up.dtype)
     config = json.loads(metadata.get(NOTES, "{}"))
+    # alpha = rank is what scale 1 is called in peft's notes
     config |= {key: config[f"{key.removesuffix('.lora_alpha')}.r"] for key in config if key.endswith(".lora_alpha")}
     metadata |= {NOTES: json.dumps(config, indent=2, sort_keys=True)} if config else {}
     _write(folded, path, {**metadata, **notes})
@@ -161,18 +169,33 @@ def annotate(path: Path, notes: Mapping[str, str]) -> None:
     _write(tensors, path, {**metadata, **notes})
 
 
+def _problem(tensors: Mapping[str, Tensor], modules: list[str], prefix: str) -> str | None:
+    """What makes a file no LoRA of networks whose keys begin so; None where it is one."""
+    foreign = [key for key in tensors if not key.startswith(f"{prefix}.") or not key.endswith((_A, _B, _ALPHA))]
+    if foreign:
+        return f"it has {_few(foreign)}"
+    unpaired = [f"{name}{_B}" for name in modules if f"{name}{_B}" not in tensors]
+    if unpaired:
+        return f"it lacks {_few(unpaired)}"
+    return None if modules else "it has no modules"
+
+
 def _scales(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, float]:
     """Scale of each module, by its name in the file: its own alpha, else that of peft's notes, else 1."""
     config = json.loads(metadata.get(NOTES, "{}"))
-    unknown = [key for key, value in config.items() if value and key.endswith(_UNKNOWN)]
-    if unknown:
-        raise WeightsError(f"{path} uses {unknown[0]}, which is not supported; wanted one rank and one alpha for all")
-    found = {}
+    unsupported = [key for key, value in config.items() if value and key.endswith(_UNSUPPORTED)]
+    if unsupported:
+        raise WeightsError(
+            f"{path} uses {unsupported[0]}, which is not supported; wanted one rank and one alpha for all"
+        )
+    scales = {}
     for name in (key.removesuffix(_A) for key in tensors if key.endswith(_A)):
-        rank, begin = tensors[f"{name}{_A}"].shape[0], name.split(".")[0]
-        alpha = float(tensors[f"{name}{_ALPHA}"]) if f"{name}{_ALPHA}" in tensors else config.get(f"{begin}.lora_alpha")
-        found[name] = 1.0 if alpha is None else float(alpha) / rank
-    return found
+        alpha = tensors.get(f"{name}{_ALPHA}")
+        if alpha is None:
+            alpha = config.get(f"{name.split('.')[0]}.lora_alpha")  # one for all modules of a network
+        rank = tensors[f"{name}{_A}"].shape[0]
+        scales[name] = 1.0 if alpha is None else float(alpha) / rank
+    return scales
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

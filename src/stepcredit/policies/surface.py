@@ -1,4 +1,4 @@
-"""What of a generator is trained: low-rank adapters, or weights themselves; always in float32."""
+"""What of a generator is trainable: low-rank adapters, or weights themselves; always in float32."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 
 
 class Surface:
-    """The trained parameters of one or two networks, and a way back to the networks before training.
+    """The trainable parameters of one or two networks, and a way back to the networks before training.
 
     `feed_forward` are the name endings of the family's feed-forward layers; attention layers are called alike in all.
     """
@@ -23,26 +23,21 @@ class Surface:
     def __init__(
         self, networks: Mapping[str, Any], settings: SurfaceChoice, feed_forward: Sequence[str], *, seed: int
     ) -> None:
-        self.networks, self.settings = networks, settings  # diffusers models; their adapter methods are untyped
+        self.networks = networks  # diffusers models; their adapter methods are untyped
+        self.settings = settings
         self._reference: dict[str, torch.nn.Module] = {}
         for network in networks.values():
             network.requires_grad_(False)
             if isinstance(settings, LoRA):
-                config = LoraConfig(
-                    r=settings.rank,
-                    lora_alpha=settings.alpha or 2 * settings.rank,
-                    target_modules=targets(network, settings.targets, feed_forward),
-                    init_lora_weights="gaussian",
-                )
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)  # peft initialises from the global generator
-                    network.add_adapter(config)
+                _adapt(network, settings, feed_forward, seed)
             else:
                 _choose(network, settings.modules)
+        # small steps vanish in bfloat16: near 1 its numbers are 0.008 apart, and a step of AdamW is about 1e-5
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
 
     def parameters(self) -> list[torch.nn.Parameter]:
+        """In an order that checkpoints rely on: network by network, as the modules list them."""
         return [p for network in self.networks.values() for p in network.parameters() if p.requires_grad]
 
     def keep_reference(self) -> None:
@@ -73,21 +68,43 @@ def targets(network: torch.nn.Module, wanted: str | list[str], feed_forward: Seq
     """The full names of the adapted linear layers; modulation and embedders are none of the presets'."""
     linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
     if isinstance(wanted, str):
-        endings = tuple(f".{end}" for end in (*ATTENTION, *(feed_forward if wanted == "blocks" else ())))
+        presets = {"attention": ATTENTION, "blocks": (*ATTENTION, *feed_forward)}
+        # with the dot, so that a block's "proj_out" is taken and the network's own last layer of that name is not
+        endings = tuple(f".{ending}" for ending in presets[wanted])
         return [name for name in linear if "blocks." in name and name.endswith(endings)]
-    found = [name for name in linear if name.endswith(tuple(wanted))]
-    useless = [end for end in wanted if not any(name.endswith(end) for name in linear)]
+    matched = {ending for ending in wanted for name in linear if name.endswith(ending)}
+    useless = [ending for ending in wanted if ending not in matched]
     if useless:
-        known = sorted({".".join(part for part in name.split(".") if not part.isdigit()) for name in linear})
+        known = sorted({_without_numbers(name) for name in linear})
         raise RecipeError(
             f"policy.surface.targets: no linear layer ends in {', '.join(useless)}; there are: {', '.join(known)}"
         )
-    return found
+    return [name for name in linear if name.endswith(tuple(wanted))]
+
+
+def _without_numbers(name: str) -> str:
+    """`blocks.3.attn.to_q` as `blocks.attn.to_q`: one name for the same layer of all blocks."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+def _adapt(network: Any, settings: LoRA, feed_forward: Sequence[str], seed: int) -> None:
+    """Give the network fresh adapters, which change nothing yet."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha or 2 * settings.rank,
+        target_modules=targets(network, settings.targets, feed_forward),
+        init_lora_weights="gaussian",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # peft initialises from the global generator
+        network.add_adapter(config)
 
 
 def _choose(network: torch.nn.Module, words: list[str] | None) -> None:
+    """Make those parameters trainable that have one of the words in their name."""
     names = [name for name, _ in network.named_parameters()]
-    useless = [word for word in words or () if not any(word in name for name in names)]
+    matched = {word for word in words or () for name in names if word in name}
+    useless = [word for word in words or () if word not in matched]
     if useless:
         known = sorted({name.split(".")[0] for name in names})
         raise RecipeError(

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stepcredit.errors import RecipeError, nearest
+from stepcredit.policies.families import settings_class
 from stepcredit.recipe.recipe import Recipe, method_class
 from stepcredit.settings.keys import flatten
-from stepcredit.settings.strict import Strict
 
 DEFAULT = "recipes/scenes/otca.yaml"
 
@@ -31,13 +31,27 @@ def load_recipe(source: str | Path = DEFAULT, overrides: Sequence[str] | Mapping
 
 def validate(data: dict[str, Any]) -> Recipe:
     """Check a recipe that is already a dictionary."""
-    method = data.get("method")
+    data = dict(data)
+    problems: list[str] = []
+    # these two have no union of classes to choose from: each type is a file, which is found by its name
+    for key, class_of in {"policy": settings_class, "method": method_class}.items():
+        section = data.get(key)
+        if isinstance(section, dict) and "type" in section:
+            settings = class_of(str(section["type"]))
+            try:
+                data[key] = settings.model_validate(section)
+            except ValidationError as error:
+                problems.append(_explain(error, settings, (key,)))
+                data[key] = settings.model_construct()  # stands in, so that the mistakes of other keys are found, too
     try:
-        if isinstance(method, dict) and "type" in method:
-            data = {**data, "method": _checked(method_class(str(method["type"])), method, ("method",))}
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
+        if not problems:
+            return recipe
     except ValidationError as error:
-        raise RecipeError(_explain(error, Recipe, ())) from None
+        across_keys = error.errors()[0]["loc"] == ()
+        if not (across_keys and problems):  # what is checked across keys means nothing with a stand-in
+            problems.append(_explain(error, Recipe, ()))
+    raise RecipeError("\n".join(problems))
 
 
 def find_recipe(source: str | Path) -> Path:
@@ -145,13 +159,6 @@ def _item(items: list[Any], key: str, dotted: str) -> Any:
     if not key.isdigit() or int(key) >= len(items):
         raise RecipeError(f'--{dotted}: "{key}" is not an item of a list with {len(items)} (count from 0)')
     return items[int(key)]
-
-
-def _checked(model: type[Strict], value: dict[str, Any], where: tuple[str, ...]) -> Strict:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise RecipeError(_explain(error, model, where)) from None
 
 
 def _explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...]) -> str:

@@ -10,7 +10,8 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from stepcredit.errors import RecipeError, nearest
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
-from stepcredit.settings.policies import PolicyChoice
+from stepcredit.policies import families
+from stepcredit.settings.policies import PolicySettings
 from stepcredit.settings.prompts import PromptChoice, ScenesPrompts
 from stepcredit.settings.rewards import RewardChoice
 from stepcredit.settings.strict import Strict
@@ -109,8 +110,8 @@ class Recipe(Strict):
     """The same seed gives the same run."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null leaves it to torch."""
-    policy: PolicyChoice
-    """The generator and what of it is trained."""
+    policy: SerializeAsAny[PolicySettings]
+    """The generator and what of it is trained: a file of `policies/families/`, or `package.module` of your own."""
     prompts: PromptChoice
     """Training prompts."""
     rollout: Rollout = Rollout()
@@ -126,6 +127,15 @@ class Recipe(Strict):
     output: Output = Output()
     tracking: list[TrackingChoice] = Field(default_factory=list)
     """Services that are told how the run goes, beside the run folder."""
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _find_family(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "type" not in value:
+            raise ValueError('no "type"; name a family of models, e.g. policy: {type: flux}')
+        return families.settings_class(str(value["type"])).model_validate(value)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -151,7 +161,7 @@ class Recipe(Strict):
             if self.policy.medium not in reward.scores:
                 raise ValueError(
                     f"reward {', '.join(reward.labels)} scores {' and '.join(reward.scores)}s, and policy.type "
-                    f"{self.policy.type} draws {self.policy.medium}s; take a reward that fits"
+                    f"{self.policy_name} draws {self.policy.medium}s; take a reward that fits"
                 )
         self.method.check(steps=self.rollout.steps, group_size=self.rollout.group_size)
         if self.method.rule.mixes_objectives and any(reward.weight != 1 for reward in self.rewards):
@@ -176,6 +186,10 @@ class Recipe(Strict):
         """Where the run is written."""
         kind = "video-" if self.policy.medium == "video" else ""
         return self.output.folder or Path("runs") / f"{kind}{self.method_name}-{self.seed}"
+
+    @property
+    def policy_name(self) -> str:
+        return str(getattr(self.policy, "type", "policy"))
 
     @property
     def method_name(self) -> str:

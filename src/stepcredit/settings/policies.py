@@ -1,4 +1,7 @@
-"""Generators that a recipe can name, and what of them is trained."""
+"""What every generator can be told in a recipe, and what of it is trained.
+
+A family's own settings stand in its file, `policies/families/X.py`, as a subclass of `PolicySettings`.
+"""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -31,13 +34,21 @@ class Full(Strict):
 
 SurfaceChoice = Annotated[LoRA | Full, Field(discriminator="type")]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Medium = Literal["image", "video"]
 Side = Annotated[int, Field(ge=8)]
 
 
-class Generator(Strict):
-    """What all families share."""
+class PolicySettings(Strict):
+    """What all families share.
 
-    medium: ClassVar[Literal["image", "video"]] = "image"
+    Abstract: a family's subclass adds its `type`, which is the name of its file, and keys of its own. Example, as a
+    recipe has it: `{type: flux, weights: black-forest-labs/FLUX.1-dev, dtype: bfloat16, resolution: 512}`.
+    """
+
+    medium: ClassVar[Medium] = "image"
+    """What it draws."""
+    paper: ClassVar[str] = ""
+    """The key in `viewer/references.bib` under which the models are cited; empty where there is nothing to cite."""
 
     weights: str
     """A diffusers folder or hub id."""
@@ -76,85 +87,10 @@ class Generator(Strict):
         return (self.vae_dtype or self.dtype) if part == "vae" else self.dtype
 
 
-class ClassifierFree(Generator):
+class ClassifierFree(PolicySettings):
     """Families that are guided by a second forward without the prompt."""
 
     guidance: float = Field(default=4.5, ge=1)
     """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
     negative_prompt: str = ""
     """What the second forward is told."""
-
-
-class Flux(Generator):
-    """FLUX.1: any diffusers FluxPipeline."""
-
-    type: Literal["flux"] = "flux"
-    weights: str = "scenes"
-    """A diffusers folder or hub id; `scenes` is the generator inside the package."""
-    guidance: float = Field(default=3.5, ge=0)
-    """Guidance embedding, where the model has one."""
-    max_tokens: int = Field(default=512, ge=1, le=512)
-    """Length of the T5 prompt; longer prompts are cut."""
-
-
-class SD3(ClassifierFree):
-    """Stable Diffusion 3 and 3.5, medium and large: any diffusers StableDiffusion3Pipeline."""
-
-    type: Literal["sd3"] = "sd3"
-    weights: str = "stabilityai/stable-diffusion-3.5-medium"
-    """A diffusers folder or hub id."""
-    max_tokens: int = Field(default=256, ge=1, le=512)
-    """Length of the T5 prompt, beside CLIP's 77; longer prompts are cut."""
-
-
-class Wan(ClassifierFree):
-    """Wan 2.1 and 2.2, text to video: any diffusers WanPipeline; two experts where the folder has `transformer_2`."""
-
-    medium: ClassVar[Literal["image", "video"]] = "video"
-
-    type: Literal["wan"] = "wan"
-    weights: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    """A diffusers folder or hub id; `scenes` is the generator inside the package."""
-    resolution: Side | tuple[Side, Side] = (240, 416)
-    """Side of a square picture, or [height, width]; pixels."""
-    vae_dtype: Dtype | None = "float32"
-    """Of the autoencoder, which draws what rewards see: its published examples use float32; null is `dtype`."""
-    frames: int = Field(default=53, ge=1)
-    """Frames of a video."""
-    fps: float = Field(default=16.0, gt=0)
-    """Frames per second: how videos are shown and stored, and what rewards are told."""
-    guidance: float = Field(default=5.0, ge=1)
-    """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
-    guidance_2: float | None = Field(default=None, ge=1)
-    """The same for the low-noise expert; null is `guidance`."""
-    experts: Literal["both", "high_noise", "low_noise"] = "both"
-    """Which of two experts is trained; steps of the other one follow the ODE and get no credit."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Length of the prompt; longer prompts are cut."""
-
-
-class QwenImage(ClassifierFree):
-    """Qwen-Image: any diffusers QwenImagePipeline."""
-
-    type: Literal["qwen_image"] = "qwen_image"
-    weights: str = "Qwen/Qwen-Image"
-    """A diffusers folder or hub id."""
-    guidance: float = Field(default=4.0, ge=1)
-    """Scale of classifier-free guidance; the guided velocity gets back the length of the unguided one."""
-    negative_prompt: str = " "
-    """What the second forward is told."""
-    max_tokens: int = Field(default=512, ge=1, le=1024)
-    """Longest prompt; longer ones are cut."""
-
-
-class SD(ClassifierFree):
-    """Stable Diffusion 1.x and 2.x that predict noise: any diffusers StableDiffusionPipeline."""
-
-    type: Literal["sd"] = "sd"
-    weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A diffusers folder or hub id."""
-    guidance: float = Field(default=5.0, ge=1)
-    """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
-
-
-PolicyChoice = Annotated[Flux | SD3 | Wan | QwenImage | SD, Field(discriminator="type")]

@@ -14,13 +14,6 @@ _REWARDS = {
     "composition": "2310.11513",
     "video_align": "2501.13918",
 }
-_POLICIES = {
-    "flux": "flux",
-    "sd3": "2403.03206",
-    "wan": "2503.20314",
-    "qwen_image": "2508.02324",
-    "sd": "2112.10752",
-}
 
 
 def references(recipe: Recipe) -> list[tuple[str, str]]:
@@ -29,7 +22,7 @@ def references(recipe: Recipe) -> list[tuple[str, str]]:
     wanted |= {
         f"kernel {kernel}": _KERNELS.get(kernel, "") for kernel in [getattr(recipe.method, "kernel", "")] if kernel
     }
-    wanted |= {f"model {recipe.policy.type}": _POLICIES.get(recipe.policy.type, "")}
+    wanted |= {f"model {recipe.policy_name}": recipe.policy.paper}
     for reward in (*recipe.rewards, *recipe.held_out):
         wanted[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
     if isinstance(recipe.policy, ClassifierFree) and recipe.policy.guidance > 1:
