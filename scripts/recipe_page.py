@@ -33,10 +33,10 @@ Where a key has a `type`, the type decides which other keys there are.
 `stepcredit recipes` lists the models that have a recipe in the package; `stepcredit train flux1_dev --method pcpo` is
 one of them with another method. Two keys of a file say what it is put together from, and a resolved recipe has neither:
 
-* `extends: flux1_dev`, or a path beside this file. This file is laid over that one: mappings key by key, lists and single
-  values replace, and so does a mapping with another `type`.
-* `methods: {pcpo: {...}, otca: {...}}`: what a method is given on this model beside its own defaults, if it is the method
-  of the run and nothing else sets the key.
+* `extends: flux1_dev`, or a path beside this file. This file is laid over that one: mappings key by key; lists, single
+  values and mappings with another `type` replace.
+* `methods: {pcpo: {...}, otca: {...}}`: what a method is given on this model beside its own defaults, if it is the
+  method of the run and nothing else sets the key.
 
 `method: otca` is short for `method: {type: otca}`. So this file is PCPO on FLUX.1-dev with another seed:
 
