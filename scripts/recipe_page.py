@@ -9,12 +9,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stepcredit.methods import names
-from stepcredit.methods.base import Method, Window
+from stepcredit.methods.base import Method
+from stepcredit.parts.rule import Rule
 from stepcredit.recipe.recipe import Recipe, method_class
+from stepcredit.settings.strict import Strict
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
@@ -23,7 +26,7 @@ HEAD = """# Recipes, key by key
 *Written by `scripts/recipe_page.py` from the settings classes; a test keeps it so.*
 
 A recipe is a YAML file. A missing key has the default below; an unknown one is refused, and the nearest known one is
-named. Every key is a flag, too: `--rollout.group_size 16`, `--method.floor 0`, `--rewards.0.name clip`.
+named. Every key is a flag, too: `--rollout.group_size 16`, `--method.rule.floor 0`, `--rewards.0.name clip`.
 `stepcredit train RECIPE --dry-run` prints the recipe with every default filled in.
 
 Where a key has a `type`, the type decides which other keys there are.
@@ -77,32 +80,68 @@ def choices(models: list[type[BaseModel]], described: Mapping[type[BaseModel], s
 
 
 def methods(field: FieldInfo) -> str:
-    """The keys that every method has, then what each adds or sets otherwise."""
-    shared = Method.model_fields
-    window = f"`window` holds: {first_line(Window)}\n\n{table(Window.model_fields)}"
-    parts = [f"## `method`\n\n{field.description}\n\nEvery method has these keys:\n", table(shared), window]
+    """The parts of every method and their keys, then what each method sets and what its rule adds."""
+    parts = "\n".join(f"* `{name}`: {part.description}" for name, part in Method.model_fields.items())
+    text = f"## `method`\n\n{field.description}\n\nA method has these parts, with its paper's values:\n\n{parts}\n"
+    for part in ("sampler", "plan", "objective"):
+        text += f"\n### `{part}`\n\n{part_choices(part)}"
+    text += f"\n### `rule`\n\nEach method has its own; all of them have these keys:\n\n{table(Rule.model_fields)}"
     for name in names():
-        model = method_class(name)
-        own = {
-            key: value
-            for key, value in model.model_fields.items()
-            if key not in shared or value.default != shared[key].default
-        }
-        sentence = f"{model.summary[0].upper()}{model.summary[1:]} ({model.paper})."
-        parts.append(f"### `type: {name}`\n\n{sentence}\n\n{table(own)}")
-    return "\n".join(parts)
+        text += f"\n### `type: {name}`\n\n{method(method_class(name))}"
+    return text
+
+
+def part_choices(part: str) -> str:
+    """The classes that a part has in any method, and those that their keys hold."""
+    choices: dict[type[BaseModel], None] = {}  # a set that keeps the order
+    for name in names():
+        choices |= dict.fromkeys(models_in(method_class(name).model_fields[part].annotation))
+    sections = [section(choice, {}, several=False) for choice in choices]
+    if len(choices) > 1:
+        sections = [f"`type: {kind(choice)}`: {text}" for choice, text in zip(choices, sections, strict=True)]
+    return "\n".join(sections)
+
+
+def method(model: type[Method]) -> str:
+    """What a method is, the values of the paper where they are not the part's own, and the keys of its rule."""
+    sentence = f"{model.summary[0].upper()}{model.summary[1:]} ({model.paper})."
+    defaults = {part: field.default for part, field in model.model_fields.items() if part != "type"}
+    values = [f"{part}: {spelled_value(value)}" for part, value in defaults.items() if value.model_fields_set]
+    rule = type(model.model_fields["rule"].default)
+    own = {key: field for key, field in rule.model_fields.items() if not same_field(field, Rule.model_fields.get(key))}
+    keys = f"Its rule:\n\n{table(own)}" if own else "Its rule has no keys of its own.\n"
+    return "\n".join([f"{sentence}\n", "```yaml", f"type: {kind(model)}", *values, "```", "", keys])
+
+
+def same_field(field: FieldInfo, shared: FieldInfo | None) -> bool:
+    return shared is not None and field.default == shared.default
+
+
+def spelled_value(part: Strict) -> str:
+    """A part in the flow style of YAML: its type, and what the method sets."""
+    # By hand, not exclude_unset: a type is a default of its class, and says which class it is.
+    plain = part.model_dump(include=part.model_fields_set | {"type"})
+    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+
+def kind(model: type[BaseModel]) -> str:
+    """The word that chooses this class, under the key `type`."""
+    return model.model_fields["type"].default
 
 
 def section(model: type[BaseModel], described: Mapping[type[BaseModel], str], *, several: bool) -> str:
     """One settings class, and those that its keys hold."""
-    title = f"### `type: {model.model_fields['type'].default}`\n\n" if several else ""
+    title = f"### `type: {kind(model)}`\n\n" if several else ""
     text = f"{title}{first_line(model)}\n\n{table(model.model_fields)}"
-    for field in model.model_fields.values():
+    for name, field in model.model_fields.items():
         for inner in models_in(field.annotation):
             if inner not in described:
-                kind = inner.model_fields["type"].default
-                text += f"\n`type: {kind}`: {first_line(inner)}\n\n{table(inner.model_fields)}"
+                text += f"\n{inner_title(inner, name)}: {first_line(inner)}\n\n{table(inner.model_fields)}"
     return text
+
+
+def inner_title(model: type[BaseModel], key: str) -> str:
+    return f"`type: {kind(model)}`" if "type" in model.model_fields else f"`{key}`"
 
 
 def first_line(model: type[BaseModel]) -> str:
@@ -157,11 +196,8 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "**must be set**"
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, Window):
-        return f"`{value.model_dump(exclude_defaults=True)}`"
     if isinstance(value, BaseModel):
-        kind = getattr(value, "type", None)
-        return f"`type: {kind}`" if kind else "see below"
+        return f"`type: {kind(type(value))}`" if "type" in type(value).model_fields else "see below"
     if value is None:
         return "null"
     if isinstance(value, bool):

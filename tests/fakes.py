@@ -14,17 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from composing import composed
+from stepcredit.build import wire
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
 from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import Reward
 from stepcredit.recipe.load import validate
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, RewardBatch, RewardOutput
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.training.anchors import Average
-from stepcredit.training.step import Trainer
-from stepcredit.training.update import Recompute
+from stepcredit.training.step import Parts
 
 SHAPE = (4, 3)
 PROMPTS = ("a red circle", "a blue square", "two green triangles", "a white circle above a red square")
@@ -75,6 +74,9 @@ class FakePolicy:
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return list(self.network.parameters())
+
+    def keep_reference(self) -> None:
+        pass  # it is there from the start
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -193,53 +195,35 @@ def make_recipe(names: Sequence[str] = ("brightness",), **sections: object) -> R
         "evaluation": {"prompts": {"type": "list", "prompts": list(PROMPTS)}, "count": 8},
     }
     for key, value in sections.items():
+        if key == "method" and isinstance(value, dict):
+            value = composed(value)
         old = data.get(key)
         data[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
     return validate(data)
 
 
-def make_trainer(
+def make_parts(
     rewards: Sequence[Reward] | None = None,
     *,
     policy: FakePolicy | None = None,
     descent: torch.optim.Optimizer | None = None,
     **sections: object,
-) -> Trainer:
-    """A `Trainer` around fakes, wired as `build_trainer` does it; `sections` as in `make_recipe`.
+) -> Parts:
+    """The `Parts` of a run around fakes; `sections` as in `make_recipe`.
 
     `descent` is the optimiser, by default AdamW with the recipe's learning rate."""
     rewards = [Brightness()] if rewards is None else rewards
     recipe = make_recipe(RewardSuite(rewards).names, **sections)
-    return wire(recipe, rewards, policy=policy, descent=descent)
+    return make_parts_of(recipe, rewards, policy=policy, descent=descent)
 
 
-def wire(
+def make_parts_of(
     recipe: Recipe,
     rewards: Sequence[Reward],
     *,
     policy: FakePolicy | None = None,
     descent: torch.optim.Optimizer | None = None,
-) -> Trainer:
-    """The `Trainer` of a recipe, with fakes for everything that costs time."""
+) -> Parts:
+    """The `Parts` of a recipe, with fakes for everything that costs time."""
     policy = policy or FakePolicy(recipe.seed)
-    method = recipe.method
-    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
-    return Trainer(
-        recipe=recipe,
-        policy=policy,
-        prompts=Listed(PROMPTS),
-        rewards=RewardSuite(rewards),
-        method=method,
-        levels=levels,
-        update=Recompute(
-            policy=policy,
-            method=method,
-            transitions=transitions(method.kernel, levels, noise_level=method.noise_level),
-            updates=recipe.training.updates,
-            passes=recipe.training.passes,
-            micro_batch=recipe.training.micro_batch,
-            max_gradient_norm=recipe.optimiser.max_gradient_norm,
-        ),
-        optimiser=descent or torch.optim.AdamW(policy.parameters(), lr=recipe.optimiser.learning_rate),
-        average=Average(policy.parameters(), recipe.training.ema) if recipe.training.ema is not None else None,
-    )
+    return wire(recipe, policy, Listed(PROMPTS), RewardSuite(rewards), optimiser=descent)

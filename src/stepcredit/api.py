@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from stepcredit.build import build_judges, build_policy, build_rewards, build_trackers, build_trainer
+from stepcredit.build import build_judges, build_parts, build_policy, build_rewards, build_trackers
 from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
@@ -38,7 +38,7 @@ from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt
 from stepcredit.training.loop import Judges, Loop, look
-from stepcredit.training.step import Trainer
+from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
 from stepcredit.viewer.terminal import differences
@@ -68,7 +68,7 @@ class Run:
 
 
 def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = None, **settings: object) -> Run:
-    """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.floor": 0}`."""
+    """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.rule.floor": 0}`."""
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, settings)
     elif settings:
@@ -76,11 +76,11 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
     folder = RunFolder.create(recipe.folder)
     try:
         with memory.explained(recipe, device_of(recipe.policy)):
-            trainer, judges = build_trainer(recipe)
+            parts, judges = build_parts(recipe)
         stood_on = {"format": FORMAT, **describe(), "rewards": judges.rewards.fingerprints()}
         folder.write_json("environment.json", stood_on)
         folder.write_text("run.yaml", to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
-        return _run(trainer, judges, folder, console or Console(), Counters(0), None)
+        return _run(recipe, parts, judges, folder, console or Console(), Counters(0), None)
     finally:
         folder.release()
 
@@ -107,11 +107,11 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
                 f"These may change: {', '.join(key.rstrip('.') for key in RESUMABLE)}"
             )
         with memory.explained(recipe, device_of(recipe.policy)):
-            trainer, judges = build_trainer(recipe)
+            parts, judges = build_parts(recipe)
         start = Counters(0)
         if checkpoint.listed(folder.checkpoints):
             path, passed = checkpoint.newest(folder.checkpoints)
-            start = checkpoint.restore(path, trainer.policy, trainer.optimiser, trainer.average)
+            start = checkpoint.restore(path, parts.policy, parts.optimiser, parts.anchors.average)
             for sentence in passed:
                 console.print(f"[yellow]{escape(sentence)}; going on from {path.name} instead[/]", soft_wrap=True)
         if start.iteration > recipe.training.iterations:
@@ -123,20 +123,26 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
         folder.write_text("run.yaml", to_yaml(recipe))
         base = reader.look(0) if 0 in reader.looks() else None
         console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)
-        return _run(trainer, judges, folder, console, start, base)
+        return _run(recipe, parts, judges, folder, console, start, base)
     finally:
         folder.release()
 
 
 def _run(
-    trainer: Trainer, judges: Judges, folder: RunFolder, console: Console, start: Counters, base: Look | None
+    recipe: Recipe,
+    parts: Parts,
+    judges: Judges,
+    folder: RunFolder,
+    console: Console,
+    start: Counters,
+    base: Look | None,
 ) -> Run:
     """The loop with everybody who watches it."""
-    recipe, began = trainer.recipe, time.perf_counter()
-    count = sum(parameter.numel() for parameter in trainer.policy.parameters())
+    began = time.perf_counter()
+    count = sum(parameter.numel() for parameter in parts.policy.parameters())
     console.print(
         f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
-        f"objectives {', '.join(trainer.rewards.names)}; writing {escape(str(folder.path))}",
+        f"objectives {', '.join(parts.rewards.names)}; writing {escape(str(folder.path))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -145,8 +151,8 @@ def _run(
     live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
     trackers = [folder, show, *services, *live]
     try:
-        with Interrupt(show.tell) as interrupt, memory.explained(recipe, trainer.policy.device):
-            rows = Loop(trainer, judges, folder, trackers, show.advance, interrupt).run(start, base)
+        with Interrupt(show.tell) as interrupt, memory.explained(recipe, parts.policy.device):
+            rows = Loop(recipe, parts, judges, folder, trackers, show.advance, interrupt).run(start, base)
     finally:
         for tracker in trackers:
             tracker.close()
@@ -162,7 +168,7 @@ def _run(
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, set(recipe.objectives)))
     places = {
-        "before and after": folder.path / f"before_after{suffix(trainer.policy.fps)}",
+        "before and after": folder.path / f"before_after{suffix(parts.policy.fps)}",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
     }
     places |= {"report": folder.path / "report.html"} if live else {}

@@ -4,20 +4,19 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from stepcredit.files.folders import resolve
-from stepcredit.flow.transitions import transitions
-from stepcredit.methods.base import Method
+from stepcredit.parts.observers import Similarity
 from stepcredit.policies.family import Family
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.prompts.sources import from_settings
-from stepcredit.protocols import Reward, Tracker
+from stepcredit.protocols import Observer, Policy, PromptSource, Reward, Tracker
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.rollout.engine import RollOut
 from stepcredit.settings.policies import PolicyChoice
 from stepcredit.settings.rewards import (
     HPS,
@@ -35,9 +34,9 @@ from stepcredit.settings.tracking import TensorBoard, TrackingChoice, Trackio, W
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
 from stepcredit.tracking.wandb import WandBTracker
-from stepcredit.training.anchors import Average
+from stepcredit.training.anchors import Anchors, Average
 from stepcredit.training.loop import Judges
-from stepcredit.training.step import Trainer
+from stepcredit.training.step import Parts
 from stepcredit.training.update import Recompute
 
 FAMILIES = {
@@ -66,46 +65,80 @@ def build_policy(recipe: Recipe) -> Generator:
     return open_generator(recipe.policy, seed=recipe.seed)
 
 
-def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
+def build_parts(recipe: Recipe) -> tuple[Parts, Judges]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards, device_of(recipe.policy))
+    prompts = from_settings(recipe.prompts)
+    rewards = build_rewards(recipe.rewards, device_of(recipe.policy))
     judges = build_judges(recipe, rewards)
-    method = cast(Method, recipe.method)
     policy = build_policy(recipe)
-    if method.kl_weight > 0:
-        policy.surface.keep_reference()
-    optimiser = torch.optim.AdamW(
+    return wire(recipe, policy, prompts, rewards), judges
+
+
+def wire(
+    recipe: Recipe,
+    policy: Policy,
+    prompts: PromptSource,
+    rewards: RewardSuite,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+) -> Parts:
+    """The parts of a run around a policy; `optimiser` is by default the recipe's."""
+    method = recipe.method
+    if method.objective.asks_reference:
+        policy.keep_reference()
+    optimiser = optimiser or build_optimiser(recipe, policy)
+    average = None if recipe.training.ema is None else Average(policy.parameters(), recipe.training.ema)
+    update = Recompute(
+        policy=policy,
+        objective=method.objective,
+        optimiser=optimiser,
+        updates=recipe.training.updates,
+        passes=recipe.training.passes,
+        micro_batch=recipe.training.micro_batch,
+        max_gradient_norm=recipe.optimiser.max_gradient_norm,
+        share_states=recipe.rollout.share_states,
+    )
+    return Parts(
+        seed=recipe.seed,
+        policy=policy,
+        prompts=prompts,
+        prompt_count=recipe.rollout.prompts,
+        roll_out=build_roll_out(recipe, policy, update.observers()),
+        rewards=rewards,
+        objective_weights=recipe.objective_weights,
+        method=method,
+        update=update,
+        optimiser=optimiser,
+        anchors=Anchors(average),
+    )
+
+
+def build_roll_out(recipe: Recipe, policy: Policy, observers: Sequence[Observer] = ()) -> RollOut:
+    """Who draws the samples, watched by what the rule asks for, by these observers and by people's similarity."""
+    method = recipe.method
+    watching = (Similarity(), *method.rule.observers(), *observers)
+    return RollOut(
+        policy=policy,
+        sampling=method.sampler,
+        planning=method.plan,
+        levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),
+        group_size=recipe.rollout.group_size,
+        micro_batch=recipe.rollout.micro_batch,
+        observers=list({observer.name: observer for observer in watching}.values()),  # each watches once
+        share_states=recipe.rollout.share_states,
+    )
+
+
+def build_optimiser(recipe: Recipe, policy: Policy) -> torch.optim.Optimizer:
+    """The recipe's optimiser over what is trained."""
+    return torch.optim.AdamW(
         policy.parameters(),
         lr=recipe.optimiser.learning_rate,
         betas=recipe.optimiser.betas,
         weight_decay=recipe.optimiser.weight_decay,
     )
-    training = recipe.training
-    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
-    trainer = Trainer(
-        recipe=recipe,
-        policy=policy,
-        prompts=prompts,
-        rewards=rewards,
-        method=method,
-        levels=levels,
-        update=Recompute(
-            policy=policy,
-            method=method,
-            transitions=transitions(
-                method.kernel, levels, noise_level=method.noise_level, prediction=policy.prediction
-            ),
-            updates=training.updates,
-            passes=training.passes,
-            micro_batch=training.micro_batch,
-            max_gradient_norm=recipe.optimiser.max_gradient_norm,
-        ),
-        optimiser=optimiser,
-        average=Average(policy.parameters(), training.ema) if training.ema is not None else None,
-    )
-    return trainer, judges
 
 
 def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:

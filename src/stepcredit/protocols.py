@@ -1,6 +1,6 @@
 """What the rooms with effects promise each other. Nothing inherits from these; a class that fits, fits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -10,7 +10,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
+from stepcredit.records import (
+    Condition,
+    Credit,
+    Key,
+    Move,
+    RewardBatch,
+    RewardOutput,
+    Rollout,
+    StepReport,
+    UpdateReport,
+)
+
+Progress = Callable[[int], None]
+"""Hears how many (sample, step) pairs were computed, for progress bars; a negative number takes some back."""
 
 
 @runtime_checkable
@@ -74,12 +87,48 @@ class Policy(Protocol):
         """What is trained, in a fixed order."""
         ...
 
+    def keep_reference(self) -> None:
+        """Called before training where `reference` will be asked for: full training has to copy its networks now."""
+        ...
+
     def reference(self) -> AbstractContextManager[None]:
         """Inside, `velocity` is that of the policy before training."""
         ...
 
     def save(self, folder: Path) -> None:
         """Write what was trained in the format that plain diffusers loads."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Somebody who watches a rollout. Rows come in micro-batches: `begin`, `see` for each step, `leave`."""
+
+    name: str
+
+    def begin(self) -> None:
+        """Some rows start; nothing of earlier rows is remembered."""
+        ...
+
+    def see(self, move: Move) -> None:
+        """These rows made one transition."""
+        ...
+
+    def leave(self, final: Float[Tensor, "B *latent"]) -> Mapping[str, Tensor]:
+        """What was seen, `[B, ...]` by name, now that the latents to be decoded are known."""
+        ...
+
+
+@runtime_checkable
+class Update(Protocol):
+    """How the optimiser steps of one rollout are taken."""
+
+    def observers(self) -> tuple[Observer, ...]:
+        """Who has to watch the rollout for it."""
+        ...
+
+    def apply(self, rollout: Rollout, credit: Credit, key: Key, progress: Progress) -> UpdateReport:
+        """Take them all."""
         ...
 
 

@@ -226,8 +226,8 @@ def test_going_on_refuses_a_flag_that_is_no_recipe_key(drawn, capsys, key):
 
 def test_going_on_with_another_method_is_refused_before_anything_is_loaded(drawn, capsys):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"}
-    assert run("train", "--resume", str(drawn), "--method.floor", "0.1") == 2
-    assert "cannot go on with another method.floor" in capsys.readouterr().err
+    assert run("train", "--resume", str(drawn), "--method.rule.floor", "0.1") == 2
+    assert "cannot go on with another method.rule.floor" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"} == before
 
 
@@ -273,7 +273,7 @@ def test_recipes_loads_no_torch():
 
 def test_a_model_and_a_method_are_named_instead_of_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run("train", "scenes", "--method", "dance_grpo", "--method.clip=0.25", "--dry-run") == 0
+    assert run("train", "scenes", "--method", "dance_grpo", "--method.objective.loss.clip=0.25", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert "type: dance_grpo" in shown
     assert "noise_level: 0.7" in shown  # what the model gives it
@@ -307,11 +307,11 @@ def test_a_dry_run_counts_the_reference_of_a_method_with_kl(capsys):
     ("flags", "wanted"),
     [
         (
-            ("--method.window", "{size: 4}", "--rollout.steps", "4"),
+            ("--method.plan.window", "{size: 4}", "--rollout.steps", "4"),
             "window.first or window.end, or raise rollout.steps",
         ),
-        (("--method.window.size=9", "--rollout.steps=9"), "lower window.size"),
-        (("--method.best_of", "6", "--rollout.group_size", "5"), "a group has 5 samples; lower it"),
+        (("--method.plan.window.size=9", "--rollout.steps=9"), "lower window.size"),
+        (("--method.plan.best_of", "6", "--rollout.group_size", "5"), "a group has 5 samples; lower it"),
     ],
 )
 def test_a_dry_run_refuses_what_does_not_fit_into_the_trajectory(flags, wanted, capsys):
@@ -324,9 +324,9 @@ def test_a_dry_run_refuses_what_does_not_fit_into_the_trajectory(flags, wanted, 
 
 def test_a_dry_run_counts_the_pairs_of_a_window_and_of_a_fraction(capsys):
     flags = ("--rollout.prompts", "3", "--rollout.group_size", "5", "--rollout.steps", "7")
-    assert run("train", "--dry-run", *flags, "--method.window", "{size: 4, per: prompt}") == 0
+    assert run("train", "--dry-run", *flags, "--method.plan.window", "{size: 4, per: prompt}") == 0
     assert "60 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 4 steps
-    assert run("train", "--dry-run", *flags, "--method.timestep_fraction", "0.6") == 0
+    assert run("train", "--dry-run", *flags, "--method.plan.timestep_fraction", "0.6") == 0
     assert "45 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 3 of 6 steps
 
 

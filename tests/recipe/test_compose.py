@@ -9,11 +9,10 @@ import yaml
 
 from stepcredit.errors import RecipeError
 from stepcredit.methods import names
-from stepcredit.methods.flow_grpo import FlowGRPO
-from stepcredit.methods.tcd import TCD
 from stepcredit.recipe.compose import compose, merge, overlay
 from stepcredit.recipe.load import load_recipe, validate
 from stepcredit.recipe.read import model_recipes, read_yaml
+from stepcredit.recipe.recipe import method_named
 
 STORED = json.loads((Path(__file__).parent / "one_file_a_method.json").read_text(encoding="utf-8"))
 """The packaged recipes as they were written out whole, one file for each model and method."""
@@ -90,9 +89,9 @@ def test_one_mapping_is_laid_on_another(base, over, merged):
 
 
 def test_a_recipe_extends_a_model_of_the_package(tmp_path):
-    path = write(tmp_path / "recipe.yaml", "extends: flux1_dev\nmethod: {type: pcpo, clip: 0.01}\nseed: 3\n")
-    recipe = load_recipe(path)
-    assert recipe == load_recipe("flux1_dev", ["--method", "pcpo", "--method.clip", "0.01", "--seed", "3"])
+    text = "extends: flux1_dev\nmethod: {type: pcpo, rule: {advantage_clip: 2}}\nseed: 3\n"
+    flags = ["--method", "pcpo", "--method.rule.advantage_clip", "2", "--seed", "3"]
+    assert load_recipe(write(tmp_path / "recipe.yaml", text)) == load_recipe("flux1_dev", flags)
 
 
 def test_a_recipe_extends_a_file_beside_it_and_that_another(tmp_path):
@@ -134,13 +133,15 @@ def test_a_misspelt_extends_is_named(tmp_path):
 
 # What a model gives its methods
 
+GIVEN = {"rule": {"scale": "batch"}, "plan": {"window": {"size": 2}}}
+
 
 @pytest.fixture
 def model(tmp_path) -> Path:
     recipe = {
         **STORED["scenes/otca"],
         "method": "otca",
-        "methods": {"otca": {"floor": 0.25}, "flow_grpo": {"clip": 0.5, "window": {"size": 2}}},
+        "methods": {"otca": {"rule": {"floor": 0.25}}, "flow_grpo": GIVEN},
     }
     return write(tmp_path / "model.yaml", yaml.safe_dump(recipe))
 
@@ -149,35 +150,35 @@ def model(tmp_path) -> Path:
     "flags", [["--method", "flow_grpo"], ["--method.type=flow_grpo"], ["--method={type: flow_grpo}"]]
 )
 def test_a_method_gets_what_its_model_gives_it_however_it_is_chosen(model, flags):
-    assert load_recipe(model, flags).method == FlowGRPO.model_validate({"clip": 0.5, "window": {"size": 2}})
+    assert load_recipe(model, flags).method == method_named("flow_grpo", GIVEN)
 
 
 def test_without_a_choice_the_model_s_own_method_counts(model):
     assert load_recipe(model).method_name == "otca"
-    assert load_recipe(model).method.model_dump()["floor"] == 0.25
+    assert load_recipe(model).method.model_dump()["rule"]["floor"] == 0.25
 
 
 def test_what_a_recipe_or_a_flag_sets_goes_before_what_the_model_gives(model, tmp_path):
-    flags = ["--method.clip", "0.75", "--method.window.end", "3", "--method", "flow_grpo"]
-    wanted = FlowGRPO.model_validate({"clip": 0.75, "window": {"size": 2, "end": 3}})
+    flags = ["--method.rule.scale", "group", "--method.plan.window.end", "3", "--method", "flow_grpo"]
+    wanted = method_named("flow_grpo", {"rule": {"scale": "group"}, "plan": {"window": {"size": 2, "end": 3}}})
     assert load_recipe(model, flags).method == wanted
-    text = "extends: model.yaml\nmethod: {type: flow_grpo, clip: 0.75, window: {end: 3}}\n"
+    text = "extends: model.yaml\nmethod: {type: flow_grpo, rule: {scale: group}, plan: {window: {end: 3}}}\n"
     assert load_recipe(write(tmp_path / "recipe.yaml", text)).method == wanted
 
 
 def test_a_recipe_adds_to_what_the_model_gives(model, tmp_path):
-    text = "extends: model.yaml\nmethods: {flow_grpo: {clip: 0.25}}\n"
+    text = "extends: model.yaml\nmethods: {flow_grpo: {sampler: {noise_level: 0.25}}}\n"
     method = load_recipe(write(tmp_path / "recipe.yaml", text), {"method": "flow_grpo"}).method
-    assert method == FlowGRPO.model_validate({"clip": 0.25, "window": {"size": 2}})
+    assert method == method_named("flow_grpo", {"sampler": {"noise_level": 0.25}, **GIVEN})
 
 
 def test_a_method_that_the_model_says_nothing_of_has_its_own_settings(model):
-    assert load_recipe(model, ["--method", "tcd"]).method == TCD()
+    assert load_recipe(model, ["--method", "tcd"]).method == method_named("tcd")
 
 
 def test_naming_the_method_that_is_there_keeps_its_settings(tmp_path):
-    path = write(tmp_path / "recipe.yaml", "extends: scenes\nmethod: {type: otca, floor: 0.125}\n")
-    assert load_recipe(path, ["--method", "otca"]).method.model_dump()["floor"] == 0.125
+    path = write(tmp_path / "recipe.yaml", "extends: scenes\nmethod: {type: otca, rule: {floor: 0.125}}\n")
+    assert load_recipe(path, ["--method", "otca"]).method.model_dump()["rule"]["floor"] == 0.125
 
 
 def test_a_list_that_the_model_gives_can_be_reached_into():
@@ -199,8 +200,8 @@ def test_a_methods_section_that_makes_no_sense_is_refused(tmp_path, section, wan
 
 
 def test_a_misspelt_setting_in_a_methods_section_is_named(tmp_path):
-    path = write(tmp_path / "recipe.yaml", "extends: scenes\nmethods: {otca: {flor: 0.5}}\n")
-    assert 'method.flor: unknown key; did you mean "floor"?' in refused(path)
+    path = write(tmp_path / "recipe.yaml", "extends: scenes\nmethods: {otca: {rule: {flor: 0.5}}}\n")
+    assert 'method.rule.flor: unknown key; did you mean "floor"?' in refused(path)
 
 
 def test_a_resolved_recipe_knows_nothing_of_composition():

@@ -4,7 +4,11 @@ import pytest
 from pydantic import BaseModel
 
 from stepcredit.errors import RecipeError
+from stepcredit.methods import names
+from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.moved import MOVED, new_name, refuse_moved
+from stepcredit.recipe.recipe import method_named
+from stepcredit.settings.keys import flatten
 
 
 class NewMethod(BaseModel):
@@ -29,6 +33,7 @@ SECTIONS = {"method": NewMethod, "training": NewTraining}
     ("old", "new"),
     [
         ("method.noise_level", "method.sampler.noise_level"),
+        ("method.shared_noise", "method.plan.shared_noise"),
         ("method.window.size", "method.plan.window.size"),
         ("method.window", "method.plan.window"),
         ("training.ema", "method.anchors.average"),
@@ -67,3 +72,23 @@ def test_a_method_of_ones_own_may_have_a_key_of_that_name():
 def test_no_new_name_is_an_old_one():
     assert not [new for new in MOVED.values() if new_name(new) is not None]
     assert len(set(MOVED.values())) == len(MOVED)
+
+
+def test_a_recipe_and_a_flag_with_old_keys_are_refused_with_the_new_ones(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("extends: scenes\nmethod: {type: otca, noise_level: 0.7, kernel: ddim}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["--method.floor", "0"])
+    assert str(caught.value).splitlines() == [
+        "method.noise_level is now method.sampler.noise_level",
+        "method.kernel is now method.sampler.type",
+        "method.floor is now method.rule.floor",
+    ]
+
+
+@pytest.mark.parametrize("old", [old for old in MOVED if old != "training.ema"])
+def test_every_new_name_is_a_key_of_some_method(old):
+    keys = set()
+    for name in names():
+        keys |= set(flatten({"method": method_named(name).model_dump()}))
+    assert MOVED[old] in keys

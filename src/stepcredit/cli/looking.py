@@ -58,7 +58,7 @@ def compare(
     Parameters
     ----------
     by
-        The recipe key whose values are compared, such as `method` or `method.floor`.
+        The recipe key whose values are compared, such as `method` or `method.rule.floor`.
     cost
         What has to be equal.
     dump

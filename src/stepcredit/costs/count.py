@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,11 @@ from torch.utils.flop_counter import flop_registry
 from stepcredit.build import family
 from stepcredit.costs.blueprint import blueprint, guessed_lengths
 from stepcredit.errors import PromptError
-from stepcredit.methods.base import Method
 from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import Listed, from_settings
 from stepcredit.protocols import PromptSource
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Condition, Plan
-from stepcredit.rollout.plan import draw
+from stepcredit.records import Condition, Key, Plan
 from stepcredit.settings.policies import Full, LoRA
 
 Phase = Literal["text", "rollout", "decode", "update"]
@@ -100,7 +98,7 @@ def count_costs(recipe: Recipe) -> Costs:
     text_batch = policy.family.text_batch
     calls = Counter(policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift)))
     samples, passes = recipe.rollout.prompts * recipe.rollout.group_size, recipe.training.passes
-    kl = cast(Method, recipe.method).kl_weight > 0
+    kl = recipe.method.objective.asks_reference
     trained = _by_network(policy, recipe, plan)
 
     work = Counter({"text encoding": text.flops})
@@ -249,13 +247,12 @@ def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
 
 def _plan(recipe: Recipe, policy: Generator) -> Plan:
     rollout = recipe.rollout
-    return draw(
-        cast(Method, recipe.method),
+    return recipe.method.plan.draw(
+        recipe.method.sampler,
         steps=rollout.steps,
         prompts=rollout.prompts,
         group_size=rollout.group_size,
-        seed=recipe.seed,
-        iteration=0,
+        key=Key(recipe.seed, iteration=0),
         trainable=policy.trainable(policy.levels(rollout.steps, rollout.shift)),
     )
 
@@ -353,7 +350,7 @@ class _Weights:
         }
         if recipe.training.ema is not None:
             self.resident["moving average"] = 4 * count
-        if full and cast(Method, recipe.method).kl_weight > 0:
+        if full and recipe.method.objective.asks_reference:
             self.resident["reference"] = frozen["network"] + 4 * count
         self.resident = {part: size for part, size in self.resident.items() if size}
         self.copies = 0

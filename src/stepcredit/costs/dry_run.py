@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
 from stepcredit.costs.count import Costs, count_costs
-from stepcredit.methods.base import Method
 from stepcredit.recipe.load import to_yaml
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.rollout.plan import draw
+from stepcredit.records import Key
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,17 @@ def count(recipe: Recipe, pairs: int | None = None) -> Geometry:
     """Count one iteration; an upper bound, since pairs without credit are skipped. `pairs` are the trained ones, where
     the model decides that as well: one of two experts."""
     rollout, training = recipe.rollout, recipe.training
-    plan = draw(
-        cast(Method, recipe.method),
+    plan = recipe.method.plan.draw(
+        recipe.method.sampler,
         steps=rollout.steps,
         prompts=rollout.prompts,
         group_size=rollout.group_size,
-        seed=recipe.seed,
-        iteration=0,
+        key=Key(recipe.seed, iteration=0),
     )
     samples = rollout.prompts * rollout.group_size
     pairs = int(plan.trained.sum()) if pairs is None else pairs
     per_update = -(-pairs // training.updates)
-    uses_reference = getattr(recipe.method, "kl_weight", 0.0) > 0
+    uses_reference = recipe.method.objective.asks_reference
     return Geometry(
         samples=samples,
         rollout_calls=samples * rollout.steps,

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import UInt8
 
 from stepcredit.protocols import Policy, PromptSource
-from stepcredit.records import RewardBatch
+from stepcredit.records import RewardBatch, fixed_noise
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import decode, sample_ode
-from stepcredit.rollout.noise import NoiseStream
 from stepcredit.runs.looks import Look, Weights
 from stepcredit.scenes.worlds import questions_of
 
@@ -92,7 +91,7 @@ def draw_pictures(
     With `rows`, only these of the P x members pictures.
     """
     rows = range(len(prompts) * members) if rows is None else rows
-    noise = torch.stack([NoiseStream(seed, *divmod(row, members)).draw(policy.latent_shape()) for row in rows])
+    noise = torch.stack([fixed_noise(seed, *divmod(row, members)).draw(policy.latent_shape()) for row in rows])
     condition, levels = policy.encode(prompts), policy.levels(steps, shift)
     finished = []
     for part in torch.arange(len(rows)).split(micro_batch):

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-_SHARED = ("base", "border")
+_SHARED = ("base",)
 
 
 def names() -> list[str]:

@@ -8,7 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from stepcredit.credit import advantage, assign, mix, temporal
-from stepcredit.methods.base import Kernel, Method
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.observers import CleanSimilarity
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DDIM, Stochastic
+from stepcredit.protocols import Observer
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -51,6 +57,29 @@ def rule(
     )
 
 
+class CoCARule(Rule):
+    """Reward-to-go shares of what the clean prediction gains."""
+
+    span: int = Field(default=5, ge=1)
+    """Steps that share one gain (of the paper's 50)."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Least weight of a step (the code's temporal_alpha)."""
+
+    def observers(self) -> tuple[Observer, ...]:
+        return (CleanSimilarity(),)
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(rule)(
+            evidence.rewards.double(),
+            evidence.seen[CleanSimilarity.name].double(),
+            evidence.weights.double().expand(len(evidence.rewards), -1),
+            trained=evidence.trained,
+            window=self.span,
+            floor=self.floor,
+            advantage_clip=self.advantage_clip,
+        )
+
+
 class CoCA(Method):
     """CoCA on DDIM, as published; the ancestor of OTCA's weights over steps."""
 
@@ -60,24 +89,7 @@ class CoCA(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["coca"] = "coca"
-    kernel: Kernel = "ddim"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=1.0, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    span: int = Field(default=5, ge=1)
-    """Steps that share one gain (of the paper's 50)."""
-    floor: float = Field(default=0.0, ge=0, le=1)
-    """Least weight of a step (the code's temporal_alpha)."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return over_prompts(rule)(
-            evidence.rewards.double(),
-            evidence.clean_similarity.double(),
-            evidence.weights.double().expand(len(evidence.rewards), -1),
-            trained=evidence.trained,
-            window=self.span,
-            floor=self.floor,
-            advantage_clip=self.advantage_clip,
-        )
+    sampler: Stochastic = DDIM(noise_level=1.0)
+    plan: Planning = Planning(shared_noise=False)
+    rule: CoCARule = CoCARule()
+    objective: LikelihoodRatio = LikelihoodRatio()

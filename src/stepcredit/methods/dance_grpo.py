@@ -8,7 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepcredit.credit import advantage, mix
-from stepcredit.methods.base import Method, same_for_every_step
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule, same_for_every_step
+from stepcredit.parts.sampling import DanceSDE, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
 
 MixOf = Literal["advantages", "rewards", "losses"]
@@ -44,6 +48,22 @@ def rule(
     return replace(credit, terms=credit.weights[..., None] * each[:, None])
 
 
+class DanceGRPORule(Rule):
+    """One advantage for all steps."""
+
+    mix_of: MixOf = "advantages"
+    """Sum the objectives after (`advantages`) or before (`rewards`) they are standardised, or sum their `losses`."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(rule)(
+            evidence.rewards.double(),
+            evidence.weights.double().expand(len(evidence.rewards), -1),
+            trained=evidence.trained,
+            mix_of=self.mix_of,
+            advantage_clip=self.advantage_clip,
+        )
+
+
 class DanceGRPO(Method):
     """DanceGRPO with its FLUX setting: constant-noise SDE, shared initial noise, no KL.
 
@@ -56,14 +76,7 @@ class DanceGRPO(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["dance_grpo"] = "dance_grpo"
-    mix_of: MixOf = "advantages"
-    """Sum the objectives after (`advantages`) or before (`rewards`) they are standardised, or sum their `losses`."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return over_prompts(rule)(
-            evidence.rewards.double(),
-            evidence.weights.double().expand(len(evidence.rewards), -1),
-            trained=evidence.trained,
-            mix_of=self.mix_of,
-            advantage_clip=self.advantage_clip,
-        )
+    sampler: Stochastic = DanceSDE(noise_level=0.3)
+    plan: Planning = Planning()
+    rule: DanceGRPORule = DanceGRPORule()
+    objective: LikelihoodRatio = LikelihoodRatio()

@@ -2,11 +2,23 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method
+from stepcredit.methods.base import Method
 from stepcredit.methods.flow_grpo import broadcast
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DDIM, Stochastic
 from stepcredit.records import Credit, Evidence
+
+
+class DDPORule(Rule):
+    """Per-prompt statistics, as DDPO's buffer of each prompt gives them."""
+
+    scale: Literal["batch", "group"] = "group"
+    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return broadcast(evidence, scale=self.scale, eps=1e-6, advantage_clip=self.advantage_clip)
 
 
 class DDPO(Method):
@@ -18,14 +30,7 @@ class DDPO(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["ddpo"] = "ddpo"
-    kernel: Kernel = "ddim"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=1.0, gt=0, le=1)
-    """How much noise the kernel adds (DDIM's eta)."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    scale: Literal["batch", "group"] = "group"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, eps=1e-6, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = DDIM(noise_level=1.0)
+    plan: Planning = Planning(shared_noise=False)
+    rule: DDPORule = DDPORule()
+    objective: LikelihoodRatio = LikelihoodRatio()

@@ -4,12 +4,14 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from stepcredit.credit import mix
-from stepcredit.methods.base import Kernel, Method, same_for_every_step
-from stepcredit.objective import surrogate
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio, Unclipped
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule, same_for_every_step
+from stepcredit.parts.sampling import DDIM, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -31,24 +33,9 @@ def rule(
     return same_for_every_step(mixed, advantages, torch.ones_like(advantages), trained=trained)
 
 
-class DPOK(Method):
-    """DPOK. Ours: the group's mean stands for its learned value baseline; code not compared."""
+class DPOKRule(Rule):
+    """Raw rewards minus a baseline."""
 
-    paper: ClassVar[str] = "arXiv 2305.16381"
-    summary: ClassVar[str] = "raw rewards, unclipped policy gradient, KL to the base at every step"
-    fills: ClassVar[str] = "advantage, loss"
-
-    type: Literal["dpok"] = "dpok"
-    kernel: Kernel = "ddim"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=1.0, gt=0, le=1)
-    """How much noise the kernel adds (DDIM's eta)."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    head: surrogate.Head = "unclipped"
-    """The loss of a log-ratio and its credit."""
-    kl_weight: float = Field(default=0.01, ge=0)
-    """Strength of the pull towards the policy before training, beside rewards of size 1."""
     baseline: Literal["group", "none"] = "group"
     """What is subtracted from the reward."""
 
@@ -60,3 +47,17 @@ class DPOK(Method):
             baseline=self.baseline,
             advantage_clip=self.advantage_clip,
         )
+
+
+class DPOK(Method):
+    """DPOK. Ours: the group's mean stands for its learned value baseline; code not compared."""
+
+    paper: ClassVar[str] = "arXiv 2305.16381"
+    summary: ClassVar[str] = "raw rewards, unclipped policy gradient, KL to the base at every step"
+    fills: ClassVar[str] = "advantage, loss"
+
+    type: Literal["dpok"] = "dpok"
+    sampler: Stochastic = DDIM(noise_level=1.0)
+    plan: Planning = Planning(shared_noise=False)
+    rule: DPOKRule = DPOKRule()
+    objective: LikelihoodRatio = LikelihoodRatio(loss=Unclipped(), kl_weight=0.01)

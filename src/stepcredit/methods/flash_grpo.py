@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method, Window
-from stepcredit.methods.flow_grpo import broadcast
-from stepcredit.objective.profile import Preserve, Profile
-from stepcredit.records import Credit, Evidence
+from stepcredit.methods.base import Method
+from stepcredit.methods.flow_grpo import FlowGRPORule
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning, Window
+from stepcredit.parts.sampling import FlowSDE, Stochastic
 
 
 class FlashGRPO(Method):
@@ -22,20 +21,7 @@ class FlashGRPO(Method):
     fills: ClassVar[str] = "when, plan"
 
     type: Literal["flash_grpo"] = "flash_grpo"
-    kernel: Kernel = "flow_sde"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.7, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    window: Window | None = Window(size=1, per="prompt")
-    """Noise and training on a few steps only; null is all of them."""
-    profile: Profile = "uniform"
-    """`uniform`: the loss of a step is divided by its native weight."""
-    preserve: Preserve = "factor"
-    """`factor`: the weights have mean 1 over the rollout."""
-    scale: Literal["batch", "group"] = "group"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = FlowSDE(noise_level=0.7)
+    plan: Planning = Planning(shared_noise=False, window=Window(size=1, per="prompt"))
+    rule: FlowGRPORule = FlowGRPORule(scale="group")
+    objective: LikelihoodRatio = LikelihoodRatio(profile="uniform", preserve="factor")

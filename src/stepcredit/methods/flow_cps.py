@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method
-from stepcredit.methods.flow_grpo import broadcast
-from stepcredit.objective.profile import Place, Preserve, Profile
-from stepcredit.records import Credit, Evidence
+from stepcredit.methods.base import Method
+from stepcredit.methods.flow_grpo import FlowGRPORule
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.sampling import CPS, Stochastic
 
 
 class FlowCPS(Method):
@@ -19,20 +18,7 @@ class FlowCPS(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_cps"] = "flow_cps"
-    kernel: Kernel = "cps"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.8, gt=0, le=1)
-    """Share of the noise that is drawn anew, as an angle: sin(noise_level pi / 2)."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    profile: Profile = "error"
-    """`error` is the published ratio; `native` that of the true density."""
-    place: Place = "ratio"
-    """What the profile multiplies."""
-    preserve: Preserve = "nothing"
-    """What the profile leaves as it was."""
-    scale: Literal["batch", "group"] = "batch"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = CPS(noise_level=0.8)
+    plan: Planning = Planning(shared_noise=False)
+    rule: FlowGRPORule = FlowGRPORule()
+    objective: LikelihoodRatio = LikelihoodRatio(profile="error", place="ratio", preserve="nothing")

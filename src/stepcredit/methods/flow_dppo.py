@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method
-from stepcredit.methods.flow_grpo import broadcast
-from stepcredit.objective import surrogate
-from stepcredit.records import Credit, Evidence
+from stepcredit.methods.base import Method
+from stepcredit.methods.flow_grpo import FlowGRPORule
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio, TrustRegion
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.sampling import FlowSDE, Stochastic
 
 
 class FlowDPPO(Method):
@@ -19,18 +18,7 @@ class FlowDPPO(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_dppo"] = "flow_dppo"
-    kernel: Kernel = "flow_sde"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.7, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    head: surrogate.Head = "trust_region"
-    """The loss of a log-ratio and its credit."""
-    clip: float = Field(default=1e-5, gt=0)
-    """The largest KL per dimension."""
-    scale: Literal["batch", "group"] = "batch"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = FlowSDE(noise_level=0.7)
+    plan: Planning = Planning(shared_noise=False)
+    rule: FlowGRPORule = FlowGRPORule()
+    objective: LikelihoodRatio = LikelihoodRatio(loss=TrustRegion(clip=1e-5))

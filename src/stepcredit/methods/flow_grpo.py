@@ -4,11 +4,14 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from stepcredit.credit import advantage, mix
-from stepcredit.methods.base import Kernel, Method, same_for_every_step
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule, same_for_every_step
+from stepcredit.parts.sampling import FlowSDE, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -44,6 +47,16 @@ def broadcast(
     return over_prompts(rule)(scores, spread + eps, trained=evidence.trained, advantage_clip=advantage_clip)
 
 
+class FlowGRPORule(Rule):
+    """Summed scores, centred within the group."""
+
+    scale: Literal["batch", "group"] = "batch"
+    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+
+
 class FlowGRPO(Method):
     """Flow-GRPO with its SD3.5 setting: level-dependent SDE, KL to the base, independent initial noise.
 
@@ -56,18 +69,7 @@ class FlowGRPO(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["flow_grpo"] = "flow_grpo"
-    kernel: Kernel = "flow_sde"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.7, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    kl_weight: float = Field(default=0.04, ge=0)
-    """Strength of the pull towards the policy before training (0.04 for GenEval and OCR, 0.01 for PickScore)."""
-    kl_form: Literal["exact", "flow_grpo"] = "flow_grpo"
-    """Which KL."""
-    scale: Literal["batch", "group"] = "batch"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = FlowSDE(noise_level=0.7)
+    plan: Planning = Planning(shared_noise=False)
+    rule: FlowGRPORule = FlowGRPORule()
+    objective: LikelihoodRatio = LikelihoodRatio(kl_weight=0.04, kl_form="flow_grpo")

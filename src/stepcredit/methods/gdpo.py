@@ -7,7 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepcredit.credit import advantage, mix
-from stepcredit.methods.base import Method, same_for_every_step
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule, same_for_every_step
+from stepcredit.parts.sampling import DanceSDE, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -25,15 +29,8 @@ def rule(
     return same_for_every_step(mixed, advantages, weights, trained=trained)
 
 
-class GDPO(Method):
-    """GDPO's mix of objectives on DanceGRPO's sampler; the paper is about language models."""
-
-    paper: ClassVar[str] = "arXiv 2601.05242"
-    summary: ClassVar[str] = "rewards standardised one by one, their sum whitened over the batch"
-    fills: ClassVar[str] = "mix"
-    status: ClassVar[Literal["formula", "code"]] = "code"
-
-    type: Literal["gdpo"] = "gdpo"
+class GDPORule(Rule):
+    """Rewards standardised one by one, their sum whitened over the batch."""
 
     @torch.no_grad()
     def assign(self, evidence: Evidence) -> Credit:
@@ -45,3 +42,18 @@ class GDPO(Method):
         return over_prompts(rule)(
             advantages, whitened, weights, trained=evidence.trained, advantage_clip=self.advantage_clip
         )
+
+
+class GDPO(Method):
+    """GDPO's mix of objectives on DanceGRPO's sampler; the paper is about language models."""
+
+    paper: ClassVar[str] = "arXiv 2601.05242"
+    summary: ClassVar[str] = "rewards standardised one by one, their sum whitened over the batch"
+    fills: ClassVar[str] = "mix"
+    status: ClassVar[Literal["formula", "code"]] = "code"
+
+    type: Literal["gdpo"] = "gdpo"
+    sampler: Stochastic = DanceSDE()
+    plan: Planning = Planning()
+    rule: GDPORule = GDPORule()
+    objective: LikelihoodRatio = LikelihoodRatio()

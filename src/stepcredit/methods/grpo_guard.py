@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method
-from stepcredit.methods.flow_grpo import broadcast
-from stepcredit.objective.profile import Form, Place, Preserve, Profile
-from stepcredit.records import Credit, Evidence
+from stepcredit.methods.base import Method
+from stepcredit.methods.flow_grpo import FlowGRPORule
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.sampling import FlowSDE, Stochastic
 
 
 class GRPOGuard(Method):
@@ -19,22 +18,7 @@ class GRPOGuard(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["grpo_guard"] = "grpo_guard"
-    kernel: Kernel = "flow_sde"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.7, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    profile: Profile = "per_length"
-    """How much each step should count in the gradient."""
-    place: Place = "split"
-    """`split`: the standard deviation on the log-ratio, the rest on the loss."""
-    preserve: Preserve = "nothing"
-    """What the profile leaves as it was."""
-    form: Form = "linear"
-    """`linear` removes the term that pulls every ratio below 1."""
-    scale: Literal["batch", "group"] = "batch"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = FlowSDE(noise_level=0.7)
+    plan: Planning = Planning(shared_noise=False)
+    rule: FlowGRPORule = FlowGRPORule()
+    objective: LikelihoodRatio = LikelihoodRatio(profile="per_length", place="split", preserve="nothing", form="linear")

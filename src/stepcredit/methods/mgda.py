@@ -7,7 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepcredit.credit import advantage, mix
-from stepcredit.methods.base import Method, same_for_every_step
+from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule, same_for_every_step
+from stepcredit.parts.sampling import DanceSDE, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -18,15 +22,11 @@ def rule(advantages: Float[Tensor, "G K"], weights: Float[Tensor, " K"], *, trai
     return same_for_every_step(mixed, advantages, weights, trained=trained)
 
 
-class MGDA(Method):
-    """MGDA-UB on DanceGRPO's sampler. OTCA's MOCA is the limit in which every sample has a mix of its own."""
+class MGDARule(Rule):
+    """One min-norm mix for all samples."""
 
-    paper: ClassVar[str] = "arXiv 1810.04650"
-    summary: ClassVar[str] = "min-norm mix of the objectives over the batch or the group"
-    fills: ClassVar[str] = "mix"
     mixes_objectives: ClassVar[bool] = True
 
-    type: Literal["mgda"] = "mgda"
     over: Literal["batch", "group"] = "batch"
     """Which samples share one mix."""
 
@@ -39,3 +39,17 @@ class MGDA(Method):
         else:
             weights = torch.vmap(mix.min_norm)(advantages)
         return over_prompts(rule)(advantages, weights, trained=evidence.trained)
+
+
+class MGDA(Method):
+    """MGDA-UB on DanceGRPO's sampler. OTCA's MOCA is the limit in which every sample has a mix of its own."""
+
+    paper: ClassVar[str] = "arXiv 1810.04650"
+    summary: ClassVar[str] = "min-norm mix of the objectives over the batch or the group"
+    fills: ClassVar[str] = "mix"
+
+    type: Literal["mgda"] = "mgda"
+    sampler: Stochastic = DanceSDE()
+    plan: Planning = Planning()
+    rule: MGDARule = MGDARule()
+    objective: LikelihoodRatio = LikelihoodRatio()

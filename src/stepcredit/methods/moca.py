@@ -8,6 +8,12 @@ from torch import Tensor
 
 from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.observers import Similarity
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
+from stepcredit.protocols import Observer
 from stepcredit.records import Credit, Evidence, over_prompts
 
 
@@ -35,23 +41,36 @@ def rule(
     )
 
 
+class MOCARule(Rule):
+    """The objective half of OTCA's rule."""
+
+    mixes_objectives: ClassVar[bool] = True
+
+    centred: bool = False
+    """Centre the exploration strength within the group (ours)."""
+
+    def observers(self) -> tuple[Observer, ...]:
+        return (Similarity(),)
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(rule)(
+            evidence.rewards.double(),
+            evidence.seen[Similarity.name].double(),
+            trained=evidence.trained,
+            centred=self.centred,
+            advantage_clip=self.advantage_clip,
+        )
+
+
 class MOCA(Method):
     """The objective half of OTCA."""
 
     paper: ClassVar[str] = "arXiv 2604.19234"
     summary: ClassVar[str] = "ablation of otca: its mix of the rewards, every step alike"
     fills: ClassVar[str] = "mix"
-    mixes_objectives: ClassVar[bool] = True
 
     type: Literal["moca"] = "moca"
-    centred: bool = False
-    """Centre the exploration strength within the group (ours)."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return over_prompts(rule)(
-            evidence.rewards.double(),
-            evidence.similarity.double(),
-            trained=evidence.trained,
-            centred=self.centred,
-            advantage_clip=self.advantage_clip,
-        )
+    sampler: Stochastic = DanceSDE()
+    plan: Planning = Planning()
+    rule: MOCARule = MOCARule()
+    objective: LikelihoodRatio = LikelihoodRatio()

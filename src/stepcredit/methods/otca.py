@@ -15,7 +15,13 @@ from torch import Tensor
 
 from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.methods.base import Method
-from stepcredit.records import Compared, Credit, Evidence, over_prompts
+from stepcredit.parts.likelihood_ratio import Clipped, LikelihoodRatio
+from stepcredit.parts.observers import Compared, similarities, watching
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
+from stepcredit.protocols import Observer
+from stepcredit.records import Credit, Evidence, over_prompts
 
 
 @torch.no_grad()
@@ -68,15 +74,11 @@ def rule(
     )
 
 
-class OTCA(Method):
-    """OTCA with the paper's FLUX.1-dev setting (section 4.1)."""
+class OTCARule(Rule):
+    """OTCA's rule with the paper's FLUX.1-dev setting (section 4.1)."""
 
-    paper: ClassVar[str] = "arXiv 2604.19234"
-    summary: ClassVar[str] = "per-step weights from similarity gains x a per-sample mix of the rewards"
-    fills: ClassVar[str] = "when, mix"
     mixes_objectives: ClassVar[bool] = True
 
-    type: Literal["otca"] = "otca"
     floor: float = Field(default=0.5, ge=0, le=1)
     """Least weight of a trained transition (the paper's w_min)."""
     weights: temporal.Reading = "affine"
@@ -92,10 +94,13 @@ class OTCA(Method):
     step_mix: bool = False
     """One mix of the objectives per step (ours): the paper's text has c depend on the step, its equations do not."""
 
+    def observers(self) -> tuple[Observer, ...]:
+        return (watching(self.compared),)
+
     def assign(self, evidence: Evidence) -> Credit:
         return over_prompts(rule)(
             evidence.rewards.double(),
-            evidence.similarities(self.compared).double(),
+            similarities(evidence, self.compared).double(),
             trained=evidence.trained,
             floor=self.floor,
             weights=self.weights,
@@ -105,3 +110,17 @@ class OTCA(Method):
             step_mix=self.step_mix,
             advantage_clip=self.advantage_clip,
         )
+
+
+class OTCA(Method):
+    """OTCA with the paper's FLUX.1-dev setting (section 4.1)."""
+
+    paper: ClassVar[str] = "arXiv 2604.19234"
+    summary: ClassVar[str] = "per-step weights from similarity gains x a per-sample mix of the rewards"
+    fills: ClassVar[str] = "when, mix"
+
+    type: Literal["otca"] = "otca"
+    sampler: Stochastic = DanceSDE(noise_level=0.3)
+    plan: Planning = Planning()
+    rule: OTCARule = OTCARule()
+    objective: LikelihoodRatio = LikelihoodRatio(loss=Clipped(clip=1e-4))

@@ -5,15 +5,30 @@ Plain policy gradient weighs step n by its native weight, a constant of the samp
 the log-ratio, which has a closed form in the change of the prediction (`objective.profile.log_ratio`).
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from stepcredit.methods import dance_grpo
 from stepcredit.methods.base import Method
-from stepcredit.objective import surrogate
-from stepcredit.objective.profile import Form, Place, Profile
+from stepcredit.parts.likelihood_ratio import Hinge, LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
 from stepcredit.records import Credit, Evidence, over_prompts
+
+
+class PCPORule(Rule):
+    """DanceGRPO's advantages: PCPO differs in what a step counts."""
+
+    def assign(self, evidence: Evidence) -> Credit:
+        return over_prompts(dance_grpo.rule)(
+            evidence.rewards.double(),
+            evidence.weights.double().expand(len(evidence.rewards), -1),
+            trained=evidence.trained,
+            advantage_clip=self.advantage_clip,
+        )
 
 
 class PCPO(Method):
@@ -25,28 +40,22 @@ class PCPO(Method):
     status: ClassVar[Literal["formula", "code"]] = "code"
 
     type: Literal["pcpo"] = "pcpo"
-    head: surrogate.Head = "hinge"
-    """The loss of a log-ratio and its credit."""
-    profile: Profile = "step_length"
-    """`step_length` for flow samplers; `uniform` for DDIM, where it is the default."""
-    place: Place = "ratio"
-    """What the profile multiplies."""
-    form: Form = "matching"
-    """`matching`: the drift is weighted (the paper's closed form); `power`: the log-ratio is."""
-    clip: float = Field(default=1e-4, gt=0)
-    """The hinge's margin."""
+    sampler: Stochastic = DanceSDE()
+    plan: Planning = Planning()
+    rule: PCPORule = PCPORule()
+    objective: LikelihoodRatio = LikelihoodRatio(
+        loss=Hinge(clip=1e-4), profile="step_length", place="ratio", form="matching"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _ddim_is_uniform(cls, settings: Any) -> Any:
-        if isinstance(settings, dict) and settings.get("kernel") == "ddim":
-            return {"profile": "uniform", **settings}
-        return settings
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return over_prompts(dance_grpo.rule)(
-            evidence.rewards.double(),
-            evidence.weights.double().expand(len(evidence.rewards), -1),
-            trained=evidence.trained,
-            advantage_clip=self.advantage_clip,
-        )
+    def _ddim_is_uniform(cls, given: Any) -> Any:
+        """On DDIM the published profile is the mean of the native weights, not the step length."""
+        if not isinstance(given, Mapping):
+            return given
+        sampler = given.get("sampler")
+        objective = given.get("objective", {})
+        kind = sampler.get("type") if isinstance(sampler, Mapping) else getattr(sampler, "type", None)
+        if kind == "ddim" and isinstance(objective, Mapping):
+            return {**given, "objective": {"profile": "uniform", **objective}}
+        return given

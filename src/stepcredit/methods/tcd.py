@@ -9,7 +9,13 @@ from torch import Tensor
 
 from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.methods.base import Method
-from stepcredit.records import Compared, Credit, Evidence, over_prompts
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.observers import Compared, similarities, watching
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
+from stepcredit.protocols import Observer
+from stepcredit.records import Credit, Evidence, over_prompts
 
 
 @torch.no_grad()
@@ -38,15 +44,11 @@ def rule(
     )
 
 
-class TCD(Method):
-    """The temporal half of OTCA."""
+class TCDRule(Rule):
+    """The temporal half of OTCA's rule."""
 
-    paper: ClassVar[str] = "arXiv 2604.19234"
-    summary: ClassVar[str] = "ablation of otca: its weights over steps, the mean of the advantages"
-    fills: ClassVar[str] = "when"
     mixes_objectives: ClassVar[bool] = True
 
-    type: Literal["tcd"] = "tcd"
     floor: float = Field(default=0.5, ge=0, le=1)
     """Least weight of a trained transition."""
     weights: temporal.Reading = "affine"
@@ -54,12 +56,29 @@ class TCD(Method):
     compared: Compared = "latents"
     """Whose similarity with the picture is read: the noisy latents', as published, or the clean predictions' (ours)."""
 
+    def observers(self) -> tuple[Observer, ...]:
+        return (watching(self.compared),)
+
     def assign(self, evidence: Evidence) -> Credit:
         return over_prompts(rule)(
             evidence.rewards.double(),
-            evidence.similarities(self.compared).double(),
+            similarities(evidence, self.compared).double(),
             trained=evidence.trained,
             floor=self.floor,
             weights=self.weights,
             advantage_clip=self.advantage_clip,
         )
+
+
+class TCD(Method):
+    """The temporal half of OTCA."""
+
+    paper: ClassVar[str] = "arXiv 2604.19234"
+    summary: ClassVar[str] = "ablation of otca: its weights over steps, the mean of the advantages"
+    fills: ClassVar[str] = "when"
+
+    type: Literal["tcd"] = "tcd"
+    sampler: Stochastic = DanceSDE()
+    plan: Planning = Planning()
+    rule: TCDRule = TCDRule()
+    objective: LikelihoodRatio = LikelihoodRatio()

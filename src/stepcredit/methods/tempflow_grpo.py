@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from stepcredit.methods.base import Kernel, Method
-from stepcredit.methods.flow_grpo import broadcast
-from stepcredit.objective.profile import Preserve, Profile
-from stepcredit.records import Credit, Evidence
+from stepcredit.methods.base import Method
+from stepcredit.methods.flow_grpo import FlowGRPORule
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.planning import Planning
+from stepcredit.parts.sampling import FlowSDE, Stochastic
 
 
 class TempFlowGRPO(Method):
@@ -18,18 +17,7 @@ class TempFlowGRPO(Method):
     fills: ClassVar[str] = "when"
 
     type: Literal["tempflow_grpo"] = "tempflow_grpo"
-    kernel: Kernel = "flow_sde"
-    """The stochastic transition of the sampler."""
-    noise_level: float = Field(default=0.7, gt=0)
-    """How much noise the kernel adds."""
-    shared_noise: bool = False
-    """Whether the samples of a prompt start from the same noise."""
-    profile: Profile = "noise"
-    """`noise`: the loss of a step is weighted by its standard deviation."""
-    preserve: Preserve = "factor"
-    """`factor`: the weights have mean 1."""
-    scale: Literal["batch", "group"] = "group"
-    """Whose standard deviation divides: that of all scores of the rollout, or the group's own."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return broadcast(evidence, scale=self.scale, advantage_clip=self.advantage_clip)
+    sampler: Stochastic = FlowSDE(noise_level=0.7)
+    plan: Planning = Planning(shared_noise=False)
+    rule: FlowGRPORule = FlowGRPORule(scale="group")
+    objective: LikelihoodRatio = LikelihoodRatio(profile="noise", preserve="factor")

@@ -108,6 +108,9 @@ class Generator:
     def parameters(self) -> list[torch.nn.Parameter]:
         return self.surface.parameters()
 
+    def keep_reference(self) -> None:
+        self.surface.keep_reference()
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         mine = self._networks

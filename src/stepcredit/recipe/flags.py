@@ -1,8 +1,8 @@
 """Flags of the command line, `--rollout.steps 8`, as settings; and how a setting is put into a recipe.
 
 Our own reading, not cyclopts' `**settings`: that refuses a flag given twice where the later one should win, fails on
-`--method pcpo --method.floor 0` (a key and one below it), and takes `--rewards.0.name` for a mapping. Flags also come
-from Python, from `--resume` and from studies, where there is no command line.
+`--method otca --method.rule.floor 0` (a key and one below it), and takes `--rewards.0.name` for a mapping. Flags also
+come from Python, from `--resume` and from studies, where there is no command line.
 """
 
 from collections import deque

@@ -12,7 +12,7 @@ from stepcredit.settings.keys import flatten
 MOVED = {
     "method.kernel": "method.sampler.type",
     "method.noise_level": "method.sampler.noise_level",
-    "method.shared_noise": "method.sampler.shared_noise",
+    "method.shared_noise": "method.plan.shared_noise",
     "method.train_last": "method.sampler.train_last",
     "method.final_state": "method.sampler.final_state",
     "method.window": "method.plan.window",

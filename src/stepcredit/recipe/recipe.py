@@ -1,9 +1,10 @@
 """A recipe: everything that defines a run. A missing key is the method's published setting, or a sane default."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -78,7 +79,7 @@ class Recipe(Strict):
     def _method_fits(self) -> "Recipe":
         self.method.check(steps=self.rollout.steps, group_size=self.rollout.group_size)
         # Refused, not passed over: a weight that changes nothing would be believed to.
-        if self.method.mixes_objectives and any(reward.weight != 1 for reward in self.rewards):
+        if self.method.rule.mixes_objectives and any(reward.weight != 1 for reward in self.rewards):
             raise ValueError(
                 f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "
                 "remove the weights, or take a method that sums (dance_grpo, flow_grpo)"
@@ -107,8 +108,7 @@ class Recipe(Strict):
 
     @property
     def method_name(self) -> str:
-        # Each method declares its own `type`, so that its class is a tag; the base has none to read.
-        return str(getattr(self.method, "type", "method"))
+        return str(getattr(self.method, "type"))  # noqa: B009 - each method declares its own `type`, the base has none
 
 
 def method_class(name: str) -> type[Method]:
@@ -119,6 +119,12 @@ def method_class(name: str) -> type[Method]:
     if len(methods) != 1:
         raise RecipeError(f"{module.__name__} must define exactly one subclass of Method, found {len(methods)}")
     return methods[0]
+
+
+def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method with the paper's settings, and these laid over them."""
+    own = {key: value for key, value in (settings or {}).items() if key != "type"}
+    return method_class(name).model_validate(own)
 
 
 def _method_module(name: str) -> ModuleType:

@@ -1,21 +1,30 @@
 """The records that pass between rooms. Frozen; shapes use the letters of `axes.py`."""
 
-from stepcredit.records.credit import Compared, Credit, Evidence, over_prompts
+from stepcredit.records.credit import Credit, Evidence, over_prompts
+from stepcredit.records.key import Key, NoiseStream, fixed_noise
 from stepcredit.records.report import StepReport
 from stepcredit.records.rewards import RewardBatch, RewardOutput, RewardTable
-from stepcredit.records.rollout import Condition, Moves, Plan, Trajectory
+from stepcredit.records.rollout import Condition, Move, Plan, Rollout
+from stepcredit.records.update import Answers, Loss, Points, Queries, UpdateReport
 
 __all__ = [
-    "Compared",
+    "Answers",
     "Condition",
     "Credit",
     "Evidence",
-    "Moves",
+    "Key",
+    "Loss",
+    "Move",
+    "NoiseStream",
     "Plan",
+    "Points",
+    "Queries",
     "RewardBatch",
     "RewardOutput",
     "RewardTable",
+    "Rollout",
     "StepReport",
-    "Trajectory",
+    "UpdateReport",
+    "fixed_noise",
     "over_prompts",
 ]

@@ -1,37 +1,33 @@
 """What a rule may look at, and what it answers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.credit.temporal import of_predictions
 from stepcredit.flow.transitions import Transitions
-
-Compared = Literal["latents", "predictions"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a method may look at when it assigns credit.
+    """All that a rule may look at when it assigns credit; whole groups, on the CPU.
 
-    `weights` are the recipe's weights of the objectives; `trained` marks each sample's trained transitions;
-    `transitions` are the sampler's constants. Similarities as in `Trajectory`.
+    rewards       raw scores `[P, G, K]`; NaN = could not be scored
+    weights       the recipe's weights of the objectives `[K]`
+    trained       each sample's trained transitions `[P, G, N]`
+    transitions   the sampler's constants
+    seen          what the rule's observers left, by name, one row a sample: `similarity [P, G, L]`, ...
+
+    Example: `Evidence(scores, torch.ones(3), plan.trained, sampler.transitions, {"similarity": similarity})`.
     """
 
     rewards: Float[Tensor, "P G K"]
     weights: Float[Tensor, " K"]
-    similarity: Float[Tensor, "P G L"]
-    clean_similarity: Float[Tensor, "P G L-1"]
-    trained: Bool[Tensor, "P G L-1"]
+    trained: Bool[Tensor, "P G N"]
     transitions: Transitions
-
-    def similarities(self, of: Compared) -> Float[Tensor, "P G L"]:
-        """With the final picture: of the noisy latents, or of the clean predictions (`temporal.of_predictions`)."""
-        return self.similarity if of == "latents" else torch.vmap(of_predictions)(self.clean_similarity)
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,17 +35,29 @@ class Credit:
     """What multiplies the loss of every (sample, transition), and the parts it was made of, for people to look at.
 
     One group has no P axis; a rollout has one.
+
+    per_step       weights x mixed, for most rules
+    weights        when: how much each transition counts
+    mixed          how good: all objectives in one number
+    advantages     how good, objective by objective; NaN = no opinion
+    coefficients   how much each objective counted
+    strength       MOCA's lambda; 0 for rules without one
+    terms          loss terms that are clipped each for itself; None: `per_step` is the only one
+
+    Example: a sample that is one standard deviation better than its siblings, at two steps of equal weight, has
+    `per_step [1.0, 1.0]`, `weights [1.0, 1.0]`, `mixed 1.0`, `advantages [1.0]`.
     """
 
     per_step: Float[Tensor, "*P G N"]
-    weights: Float[Tensor, "*P G N"]  # when
-    mixed: Float[Tensor, "*P G"]  # how good, all objectives in one number
-    advantages: Float[Tensor, "*P G K"]  # how good, objective by objective; NaN = no opinion
-    coefficients: Float[Tensor, "*P G K"]  # how much each objective counted
-    strength: Float[Tensor, "*P G"]  # MOCA's lambda; 0 for methods without one
-    terms: Float[Tensor, "*P G N M"] | None = None  # loss terms that are clipped each for itself; None: per_step is one
+    weights: Float[Tensor, "*P G N"]
+    mixed: Float[Tensor, "*P G"]
+    advantages: Float[Tensor, "*P G K"]
+    coefficients: Float[Tensor, "*P G K"]
+    strength: Float[Tensor, "*P G"]
+    terms: Float[Tensor, "*P G N M"] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
+        """All of it that there is, by name."""
         named = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 

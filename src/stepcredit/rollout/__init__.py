@@ -1,1 +1,1 @@
-"""Rollouts: what each step of the sampler does (plan), and doing it (engine)."""
+"""Rollouts: drawing samples as a method's sampler and plan say, shared states once."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-INCIDENTAL = ("output.", "tracking", "threads", "rollout.micro_batch", "training.micro_batch")
+INCIDENTAL = ("output.", "tracking", "threads", "rollout.micro_batch", "rollout.share_states", "training.micro_batch")
 """Where dotted keys begin that say how fast and where to, and change nothing that is computed."""
 
 

@@ -25,6 +25,8 @@ class Rollout(Strict):
     """Shift of the noise levels; null is the model's own schedule."""
     micro_batch: int = Field(default=96, ge=1)
     """Samples that go through the network together; results depend on it by the device's rounding at most."""
+    share_states: bool = True
+    """Compute a state that samples share, such as a common first noise, once; results depend on it by rounding."""
 
 
 class Optimiser(Strict):

@@ -1,9 +1,34 @@
 """The base of every settings class: unknown keys are refused, values are frozen, docs live under the fields."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
+    """Settings, such as those of a sampler: `FlowSDE(noise_level=0.7)`."""
+
     model_config = ConfigDict(
         extra="forbid", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True, validate_default=True
     )
+
+
+def laid_over(default: Any, given: Any) -> Any:
+    """Settings that are given in part, with the rest from a default record of the same type.
+
+    default   a `Strict` record with values of its own, or anything else, over which nothing can be laid
+    given     a mapping of some of its keys; anything else is returned as it is. Another `type` than the default's is
+              another choice, to which the default's values do not apply
+    """
+    if not isinstance(default, Strict) or not isinstance(given, Mapping):
+        return given
+    own_type = getattr(default, "type", None)
+    if given.get("type", own_type) != own_type:
+        return dict(given)
+    settings: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}
+    if own_type is not None:
+        settings["type"] = own_type  # a union of types is told apart by it, and defaults are not in fields_set
+    for name, value in given.items():
+        settings[name] = laid_over(getattr(default, name, None), value)
+    return settings

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
-from stepcredit.recipe.recipe import method_class
+from stepcredit.recipe.recipe import method_named
 from stepcredit.studies import exact_law, oracle, proxy
 from stepcredit.studies.oracle import PROBLEMS, SAMPLERS, Draws, Quality
 
@@ -23,13 +23,16 @@ REFERENCES = {
 }
 """Rules that buy more information: the value of every latent, by finishing it deterministically."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "otca, balanced": {"type": "otca", "recentred": True, "objective_floor": 0.5},
-    "otca, ours": {"type": "otca", "compared": "predictions", "recentred": True, "objective_floor": 0.5},
-    "otca, one mix per step": {"type": "otca", "step_mix": True, "centred": True},
-    "dance_grpo, random 60 % of the steps": {"type": "dance_grpo", "timestep_fraction": 0.6},
-    "dance_grpo, best and worst 4": {"type": "dance_grpo", "best_of": 8},
-    "flow_grpo, shared noise": {"type": "flow_grpo", "shared_noise": True},
-    "mgda, per group": {"type": "mgda", "over": "group"},
+    "otca, balanced": {"type": "otca", "rule": {"recentred": True, "objective_floor": 0.5}},
+    "otca, ours": {
+        "type": "otca",
+        "rule": {"compared": "predictions", "recentred": True, "objective_floor": 0.5},
+    },
+    "otca, one mix per step": {"type": "otca", "rule": {"step_mix": True, "centred": True}},
+    "dance_grpo, random 60 % of the steps": {"type": "dance_grpo", "plan": {"timestep_fraction": 0.6}},
+    "dance_grpo, best and worst 4": {"type": "dance_grpo", "plan": {"best_of": 8}},
+    "flow_grpo, shared noise": {"type": "flow_grpo", "plan": {"shared_noise": True}},
+    "mgda, per group": {"type": "mgda", "rule": {"over": "group"}},
 }
 """Settings of a method that are shown beside its defaults."""
 
@@ -49,11 +52,10 @@ class Row:
 
 def rules(chosen: Sequence[str] | None = None) -> dict[str, Method]:
     """All methods of the folder with the variants, or the chosen ones (`package.module` works too)."""
-    found = {name: cast(Method, method_class(name)()) for name in chosen or names()}
+    methods = {name: method_named(name) for name in chosen or names()}
     if not chosen:
-        for name, settings in VARIANTS.items():
-            found[name] = cast(Method, method_class(settings["type"]).model_validate(settings))
-    return found
+        methods |= {name: method_named(settings["type"], settings) for name, settings in VARIANTS.items()}
+    return methods
 
 
 def judge_rules(methods: dict[str, Method], *, groups: int, seeds: int, console: Console) -> list[Row]:
@@ -72,7 +74,7 @@ def judge_rules(methods: dict[str, Method], *, groups: int, seeds: int, console:
                 axes = sorted({objective.axis for objective in objectives})
                 for seed in range(seeds):
                     draw = _drawer(sampler, objectives, groups, seed)
-                    plain = draw(cast(Method, method_class("dance_grpo")()))
+                    plain = draw(method_named("dance_grpo"))
                     spreads = plain.evidence.rewards.flatten(0, 1).std(0)
                     true = oracle.truth(sampler, objectives, spreads)
                     true[~plain.plan.trained[0, 0]] = 0  # a step that nobody trains is nobody's fault
@@ -99,8 +101,10 @@ def judge_rules(methods: dict[str, Method], *, groups: int, seeds: int, console:
 
 def _on(method: Method, kernel: str) -> Method:
     """The method as it would be set up on this kernel; PCPO's profile, for one, depends on it."""
-    own = method.model_dump(include=method.model_fields_set)
-    return type(method).model_validate({**own, "kernel": kernel, "train_last": False})
+    if method.sampler.kernel == kernel:
+        return method
+    own = {name: getattr(method, name) for name in method.model_fields_set}
+    return type(method).model_validate({**own, "sampler": {"type": kernel}})
 
 
 def _drawer(
@@ -115,7 +119,7 @@ def _drawer(
     kept: dict[str, Method] = {}
 
     def draw(method: Method) -> Draws:
-        key = repr((method.shared_noise, method.window, method.timestep_fraction))
+        key = repr((method.plan.shared_noise, method.plan.window, method.plan.timestep_fraction))
         kept.setdefault(key, method)
         return cached(key)
 
@@ -145,9 +149,9 @@ def check_similarity(*, groups: int = 64) -> dict[str, proxy.Proxy]:
     found = {}
     for name in ("dance_sde", "flow_sde"):
         sampler, objectives = SAMPLERS[name], PROBLEMS["quadratic"]
-        method = cast(Method, method_class("flow_grpo")())
+        method = method_named("flow_grpo")
         draws = oracle.draw(sampler, objectives, method, groups=groups, group_size=4, seed=0)
-        gains = draws.evidence.similarity.flatten(0, 1).diff(dim=-1).numpy()
+        gains = draws.evidence.seen["similarity"].flatten(0, 1).diff(dim=-1).numpy()
         values = objectives[0].score(draws.path[..., 0]).flatten(0, 1).diff(dim=-1).numpy()
         found[name] = proxy.validate(gains, values)
     return found

@@ -3,47 +3,54 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from stepcredit.build import build_trainer
+from stepcredit.build import build_parts
 from stepcredit.errors import CreditError, RunError
 from stepcredit.flow.transitions import Transitions
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
+from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.recipe.load import load_recipe
-from stepcredit.recipe.recipe import Recipe, method_class
-from stepcredit.records import Evidence
+from stepcredit.recipe.recipe import Recipe, method_named
+from stepcredit.records import Evidence, Key
 from stepcredit.studies.side_by_side import SideBySide, judge
-from stepcredit.training.step import draw_plan, draw_samples, gather_evidence, score
+from stepcredit.training.step import evidence_of, score
 
 DUMPED = ("scenes", "--method", "dance_grpo")
-_TENSORS = ("rewards", "weights", "similarity", "clean_similarity", "trained", "levels", "slope", "std")
+_OWN = ("rewards", "weights", "trained")
+_SEEN = ("similarity", "clean_similarity")
+_CONSTANTS = ("levels", "slope", "std")
+_TENSORS = (*_OWN, *_SEEN, *_CONSTANTS)
 
 
 def draw(recipe: Recipe, *, iteration: int = 0) -> tuple[Evidence, dict[str, str]]:
     """The evidence of one rollout of a recipe before training, and what to say of it."""
-    trainer, _ = build_trainer(recipe)
-    prompts = trainer.prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=iteration)
-    plan = draw_plan(trainer, iteration)
-    trajectory = draw_samples(trainer, trainer.policy.encode(prompts), plan, iteration, lambda pairs: None)
-    rewards = score(trainer, trajectory, prompts)
+    parts, _ = build_parts(recipe)
+    key = Key(recipe.seed, iteration)
+    prompts = parts.prompts.draw(parts.prompt_count, seed=key.seed, iteration=key.iteration)
+    # Every rule may look at the stored rollout, so everybody who watches for a rule has to watch this one.
+    roll_out = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])
+    rollout = roll_out(prompts, key)
+    rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=roll_out.micro_batch)
     about = {
         "objectives": json.dumps(list(rewards.names)),
         "prompts": json.dumps(prompts, ensure_ascii=False),
-        "sampler": f"{trainer.method.kernel}, noise level {trainer.method.noise_level:g}",
+        "sampler": f"{rollout.sampler.kernel}, noise level {rollout.sampler.noise_level:g}",
     }
-    return gather_evidence(trainer, trajectory, plan, rewards), about
+    return evidence_of(rollout, rewards, parts.objective_weights), about
 
 
 def store(path: Path, evidence: Evidence, about: dict[str, str]) -> None:
     """One safetensors file: rewards, similarities, levels, the sampler's constants."""
-    tensors = {name: getattr(evidence, name) for name in _TENSORS[:5]}
-    tensors |= {name: getattr(evidence.transitions, name) for name in _TENSORS[5:]}
+    tensors = {name: getattr(evidence, name) for name in _OWN}
+    tensors |= {name: evidence.seen[name] for name in _SEEN}
+    tensors |= {name: getattr(evidence.transitions, name) for name in _CONSTANTS}
     temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,16 +72,21 @@ def load(path: Path) -> tuple[Evidence, dict[str, str]]:
             about = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read as a stored rollout ({error}); draw it again") from None
-    constants = Transitions(*(tensor.pop(name) for name in ("levels", "slope", "std")))
-    tensor["trained"] = tensor["trained"].bool()
-    return Evidence(**tensor, transitions=constants), about
+    evidence = Evidence(
+        rewards=tensor["rewards"],
+        weights=tensor["weights"],
+        trained=tensor["trained"].bool(),
+        transitions=Transitions(*(tensor[name] for name in _CONSTANTS)),
+        seen={name: tensor[name] for name in _SEEN},
+    )
+    return evidence, about
 
 
 def every_rule(evidence: Evidence, chosen: list[str] | None = None) -> SideBySide:
     """All methods of the folder, or the chosen ones (`package.module` works too), at their own settings."""
     methods = _methods(chosen)
     if (evidence.weights != 1).any():
-        methods = {name: method for name, method in methods.items() if not method.mixes_objectives}
+        methods = {name: method for name, method in methods.items() if not method.rule.mixes_objectives}
     if not methods:
         raise CreditError(
             f"{', '.join(chosen or ())} would ignore the weights {evidence.weights.tolist()} of the stored rollout; "
@@ -85,7 +97,7 @@ def every_rule(evidence: Evidence, chosen: list[str] | None = None) -> SideBySid
 
 
 def _methods(chosen: list[str] | None) -> dict[str, Method]:
-    return {name: cast(Method, method_class(name)()) for name in chosen or names()}
+    return {name: method_named(name) for name in chosen or names()}
 
 
 def lay_side_by_side(path: Path, recipe: Sequence[str], chosen: list[str] | None = None) -> tuple[SideBySide, str]:

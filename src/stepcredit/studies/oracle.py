@@ -22,10 +22,11 @@ from stepcredit.credit.temporal import similarity_to_final
 from stepcredit.errors import CreditError
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.schedules import shifted
-from stepcredit.flow.transitions import Transitions, transitions
+from stepcredit.flow.transitions import Transitions, read_transitions
 from stepcredit.methods.base import Method
-from stepcredit.records import Evidence, Plan
-from stepcredit.rollout import plan
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.sampling import NoisyEnd
+from stepcredit.records import Evidence, Key, Plan
 
 MEAN, SPREAD = 1.0, 0.5  # of the data, along every axis
 
@@ -71,7 +72,7 @@ class Sampler:
 
     @cached_property
     def transitions(self) -> Transitions:
-        return transitions(self.kernel, self.levels, noise_level=self.noise_level)
+        return read_transitions(self.kernel, self.levels, noise_level=self.noise_level)
 
     def velocity(self, x: Tensor, level: Tensor) -> Tensor:
         """E[noise - data | x], exact."""
@@ -137,11 +138,15 @@ def draw(
 ) -> Draws:
     """Roll out groups as the method's plan says (windows, fractions), with its noise sharing, on the given sampler."""
     generator = torch.Generator().manual_seed(seed)
-    settings = method.model_copy(update={"train_last": train_last and _noisy_end(sampler)})
-    chosen = plan.draw(settings, steps=sampler.steps, prompts=groups, group_size=group_size, seed=seed, iteration=0)
+    sampling = method.sampler
+    if isinstance(sampling, NoisyEnd):
+        sampling = sampling.model_copy(update={"train_last": train_last and _noisy_end(sampler)})
+    chosen = method.plan.draw(
+        sampling, steps=sampler.steps, prompts=groups, group_size=group_size, key=Key(seed, iteration=0)
+    )
     shape = (groups, group_size, sampler.dimensions)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    x = x[:, :1].expand(shape) if method.shared_noise else x
+    x = x[:, :1].expand(shape) if method.plan.shared_noise else x
     noise = torch.randn(groups, group_size, sampler.steps, sampler.dimensions, generator=generator, dtype=torch.float64)
     latents, cleans = [x], []
     for n, (level, next_level) in enumerate(zip(sampler.levels[:-1], sampler.levels[1:], strict=True)):
@@ -156,10 +161,12 @@ def draw(
     evidence = Evidence(
         rewards=rewards,
         weights=torch.ones(len(objectives), dtype=torch.float64),
-        similarity=similarity_to_final(path.flatten(0, 1)).unflatten(0, (groups, group_size)),
-        clean_similarity=similarity_to_final(clean.flatten(0, 1), x.flatten(0, 1)).unflatten(0, (groups, group_size)),
         trained=chosen.trained,
         transitions=sampler.transitions,
+        seen={
+            "similarity": similarity_to_final(path.flatten(0, 1)).unflatten(0, shape[:2]),
+            "clean_similarity": similarity_to_final(clean.flatten(0, 1), x.flatten(0, 1)).unflatten(0, shape[:2]),
+        },
     )
     return Draws(evidence, noise, path, chosen)
 
@@ -182,11 +189,19 @@ def estimates(draws: Draws, method: Method, axes: list[int]) -> tuple[Float[Tens
     many moves of a group have credit and must be computed again."""
     constants = draws.evidence.transitions
     credit = method.credit(draws.evidence).per_step.double()
-    ratio, loss = method.step_factors(constants, draws.plan.trained)
+    ratio, loss = step_factors(method, draws.evidence)
     native = torch.where(draws.plan.trained.any(0).any(0), constants.native, 0)
     weight = credit * native * (ratio * loss)
     estimate = -(weight[..., None] * draws.noise[..., axes]).mean(1)  # the mean falls with the velocity: b < 0
     return estimate, float((credit != 0).sum()) / len(credit)
+
+
+def step_factors(method: Method, evidence: Evidence) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """What multiplies the log-ratio and the loss of every transition; 1 for objectives that weigh no steps."""
+    if isinstance(method.objective, LikelihoodRatio):
+        return method.objective.step_factors(evidence.transitions, evidence.trained)
+    ones = torch.ones_like(evidence.transitions.std)
+    return ones, ones
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,25 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from stepcredit.build import build_trainer
+from stepcredit.build import build_parts
 from stepcredit.errors import CreditError, RecipeError, RunError, nearest
 from stepcredit.files.text import write_json
 from stepcredit.methods import names
+from stepcredit.parts.observers import CleanSimilarity, Similarity
+from stepcredit.parts.sampling import DanceSDE
 from stepcredit.recipe.load import load_recipe
-from stepcredit.recipe.recipe import Recipe, method_class
-from stepcredit.records import RewardBatch
+from stepcredit.recipe.recipe import Recipe, method_named
+from stepcredit.records import Key, RewardBatch
 from stepcredit.rollout.engine import decode
 from stepcredit.runs.reader import RunReader, read_lines
 from stepcredit.settings.keys import flatten
 from stepcredit.studies.proxy import validate
-from stepcredit.training.step import draw_plan, draw_samples
 
 _ENOUGH = 1_000_000  # iterations: the budget ends a run
 RECIPE = "recipes/scenes/otca.yaml"
-_NOISE = {"noise_level": 0.7}  # 6 steps instead of 16: what every method on the constant-noise sampler gets here
+_NOISE = {
+    "sampler": {"noise_level": 0.7}
+}  # 6 steps instead of 16: what every method on the constant-noise sampler gets here
 
 ARMS: dict[str, dict[str, Any]] = {
     "flow_grpo": {"type": "flow_grpo"},
@@ -38,8 +41,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "tcd": {"type": "tcd", **_NOISE},
     "moca": {"type": "moca", **_NOISE},
     "otca": {"type": "otca", **_NOISE},
-    "otca_balanced": {"type": "otca", "recentred": True, "objective_floor": 0.5, **_NOISE},
-    "otca_ours": {"type": "otca", "compared": "predictions", "recentred": True, "objective_floor": 0.5, **_NOISE},
+    "otca_balanced": {"type": "otca", "rule": {"recentred": True, "objective_floor": 0.5}, **_NOISE},
+    "otca_ours": {
+        "type": "otca",
+        "rule": {"compared": "predictions", "recentred": True, "objective_floor": 0.5},
+        **_NOISE,
+    },
 }
 """The rows of the tables: the paper's, PCPO, and two variants of OTCA: objectives repaired, and steps repaired too."""
 
@@ -61,7 +68,7 @@ class Cell:
         start = [sys.executable, "-m", "stepcredit", "train"]
         if (self.folder / "run.yaml").is_file():
             return [*start, "--resume", str(self.folder)]
-        settings = [f"--method.{key}={json.dumps(value)}" for key, value in arm(self.arm).items()]
+        settings = [f"--method.{key}={json.dumps(value)}" for key, value in flatten(arm(self.arm)).items()]
         own = ["--seed", str(self.seed), "--output.folder", str(self.folder), "--output.report", "false"]
         return [*start, RECIPE, *settings, *own, *flags]
 
@@ -72,8 +79,7 @@ def arm(name: str) -> dict[str, Any]:
         return ARMS[name]
     if name not in names() and "." not in name:
         raise RecipeError(f'there is no row or method "{name}"; {nearest(name, [*ARMS, *names()])}')
-    fields = method_class(name).model_fields
-    same = fields["kernel"].default == "dance_sde" and fields["noise_level"].default == 0.3
+    same = method_named(name).sampler == DanceSDE(noise_level=0.3)
     return {"type": name, **(_NOISE if same else {})}
 
 
@@ -182,27 +188,31 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
         if kept["size"] == size and kept.get("flags", list(flags)) == list(flags):
             return kept
     changed = [f"--rollout.{key}={value}" for key, value in size.items()]
-    recipe = load_recipe(RECIPE, [*flags, *changed, "--method.noise_level", "0.3"])
-    trainer, _ = build_trainer(recipe)
-    drawn = trainer.prompts.draw(prompts, seed=recipe.seed, iteration=0)
-    trajectory = draw_samples(trainer, trainer.policy.encode(drawn), draw_plan(trainer, 0), 0, lambda pairs: None)
-    levels = trajectory.levels[:-1].to(trajectory.latents).view(-1, *(1,) * (trajectory.latents.ndim - 3))
-    clean = trajectory.latents[:, :, :-1] - levels * trajectory.velocities
+    recipe = load_recipe(RECIPE, [*flags, *changed, "--method.sampler.noise_level", "0.3"])
+    parts, _ = build_parts(recipe)
+    key = Key(recipe.seed, iteration=0)
+    drawn = parts.prompts.draw(prompts, seed=key.seed, iteration=key.iteration)
+    rollout = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])(drawn, key)
+    latents = rollout.latents
+    levels = rollout.sampler.levels[:-1].to(latents).view(-1, *(1,) * (latents.ndim - 3))
+    clean = latents[:, :, :-1] - levels * rollout.velocities
     texts = tuple(prompt for prompt in drawn for _ in range(group_size))
     groups = tuple(group for group in range(prompts) for _ in range(group_size))
 
     def scored(latents: Any) -> np.ndarray:
         columns = []
         for step in range(latents.shape[2]):
-            images = decode(trainer.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
-            columns.append(trainer.rewards.score(RewardBatch(images, texts, groups, trainer.policy.fps))[0])
+            images = decode(parts.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
+            columns.append(parts.rewards.score(RewardBatch(images, texts, groups, parts.policy.fps))[0])
         return np.stack(columns, axis=1)  # [B, steps, K]
 
-    similarity = np.diff(trajectory.similarity.flatten(0, 1).double().numpy(), axis=1)[:, :-1]
-    cleaner = np.diff(trajectory.clean_similarity.flatten(0, 1).double().numpy(), axis=1)
-    noisy_rewards, clean_rewards = scored(trajectory.latents[:, :, :-1]), scored(clean)
+    seen = {name: tensor.flatten(0, 1).double().numpy() for name, tensor in rollout.seen.items()}
+    similarity = np.diff(seen["similarity"], axis=1)[:, :-1]
+    cleaner = np.diff(seen["clean_similarity"], axis=1)
+    noisy_rewards = scored(latents[:, :, :-1])
+    clean_rewards = scored(clean)
     found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(texts), "rows": {}}
-    for k, name in enumerate(trainer.rewards.names):
+    for k, name in enumerate(parts.rewards.names):
         noisy_gain, clean_gain = (np.diff(scores[..., k], axis=1) for scores in (noisy_rewards, clean_rewards))
         try:
             found["rows"][name] = {

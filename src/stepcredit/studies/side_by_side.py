@@ -13,6 +13,7 @@ from stepcredit.credit import advantage, mix
 from stepcredit.credit.diagnostics import pareto_share
 from stepcredit.methods.base import Method
 from stepcredit.records import Evidence
+from stepcredit.studies.oracle import step_factors
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def judge(methods: Mapping[str, Method], evidence: Evidence) -> SideBySide:
 def _verdict(method: Method, evidence: Evidence) -> Verdict:
     credit = method.credit(evidence).per_step.double()
     trained = evidence.trained
-    ratio, loss = method.step_factors(evidence.transitions, trained)
+    ratio, loss = step_factors(method, evidence)
     effective = credit * (ratio * loss).to(credit)
     size = effective[trained].abs().mean()
     effective = effective / size.clamp(min=torch.finfo(effective.dtype).tiny)

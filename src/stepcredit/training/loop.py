@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,18 +12,18 @@ from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.files import media
-from stepcredit.protocols import Policy, PromptSource, Tracker
+from stepcredit.parts.observers import Similarity
+from stepcredit.protocols import Policy, Progress, PromptSource, Tracker
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.engine import Advance
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
 from stepcredit.scenes.worlds import EXACT
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
-from stepcredit.training.step import Step, Trainer, step
+from stepcredit.training.step import Parts, Step, step
 
 GRID = 18  # captions in before_after.png
 _PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
@@ -40,13 +39,14 @@ class Judges:
 
 @dataclass(frozen=True)
 class Loop:
-    """A run: the trainer, who judges it, where it is written, who is told."""
+    """A run: its recipe and parts, who judges it, where it is written, who is told."""
 
-    trainer: Trainer
+    recipe: Recipe
+    parts: Parts
     judges: Judges
     folder: RunFolder
     trackers: Sequence[Tracker]
-    advance: Advance
+    progress: Progress
     interrupt: Interrupt
 
     def run(self, start: Counters, base: Look | None = None) -> list[Difference] | None:
@@ -54,19 +54,20 @@ class Loop:
 
         `base` is the look before training, where the run has it already.
         """
-        recipe, spent = self.trainer.recipe, self.folder.spent()
+        recipe = self.recipe
+        spent = self.folder.spent()
         watched = held_out.watched(self.judges.prompts, count=recipe.evaluation.count, watch=recipe.evaluation.watch)
-        silent = dict.fromkeys(self.trainer.rewards.names, 0) | dict(start.silent)
+        silent = dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent)
         if base is None:
             base = self.look(0, "base")
             self.folder.look(base, watched)
-        self.interrupt.watch(self.trainer.optimiser)
+        self.interrupt.watch(self.parts.optimiser)
         finished = start.iteration
         while not (enough := self._enough(finished, spent)) and self.interrupt.signal is None:
             began = time.perf_counter()
             self.interrupt.begin()
             try:
-                done = step(self.trainer, finished, self._advance)
+                done = step(self.parts, finished, self._progress)
             except Stopped:
                 break
             seconds = time.perf_counter() - began
@@ -98,23 +99,23 @@ class Loop:
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
         """Held-out captions with the policy as it is now, its moving average in place where there is one."""
-        trainer, average = self.trainer, self.trainer.average
-        named = weights or ("average" if average else "trained")
-        with average.in_place() if average else nullcontext():
-            return look(trainer.policy, trainer.recipe, self.judges, iteration=iteration, weights=named, only=only)
+        anchors = self.parts.anchors
+        named = weights or anchors.evaluated
+        with anchors.in_place():
+            return look(self.parts.policy, self.recipe, self.judges, iteration=iteration, weights=named, only=only)
 
-    def _advance(self, pairs: int) -> None:
+    def _progress(self, pairs: int) -> None:
         self.interrupt.check()
-        self.advance(pairs)
+        self.progress(pairs)
 
     def _enough(self, finished: int, spent: float) -> bool:
         """Whether training is over: all iterations done, or the budget of network forwards spent."""
-        training = self.trainer.recipe.training
+        training = self.recipe.training
         return finished >= training.iterations or (training.budget is not None and spent >= training.budget)
 
     def _is_due(self, finished: int, last: bool) -> bool:
         """Whether to look now. The last iteration is looked at as a whole, later; the best needs a look of its own."""
-        recipe = self.trainer.recipe
+        recipe = self.recipe
         if recipe.output.keep_best is not None and (last or finished % recipe.output.checkpoint_every == 0):
             return True
         return not last and finished % recipe.evaluation.every == 0
@@ -132,8 +133,8 @@ class Loop:
             tracker.log(report)
             tracker.problems(report.iteration, done.rewards.errors)
             tracker.distributions(report.iteration, shown)
-        if report.iteration % self.trainer.recipe.output.credit_every == 0:
-            similarity = done.trajectory.similarity.float().cpu().numpy()
+        if report.iteration % self.recipe.output.credit_every == 0:
+            similarity = done.rollout.seen[Similarity.name].float().numpy()
             self.folder.credit(report.iteration, done.credit, similarity, done.rewards, done.prompts)
 
     def _show(self, look: Look) -> None:
@@ -141,12 +142,12 @@ class Loop:
             tracker.pictures(look.iteration, "samples", list(look.pictures.values()), look.prompts)
 
     def _save(self, finished: int, silent: dict[str, int], means: dict[str, float]) -> None:
-        trainer, output = self.trainer, self.trainer.recipe.output
+        output = self.recipe.output
         checkpoint.save(
             self.folder.checkpoints,
-            trainer.policy,
-            trainer.optimiser,
-            trainer.average,
+            self.parts.policy,
+            self.parts.optimiser,
+            self.parts.anchors.average,
             iteration=finished,
             silent=silent,
             held_out=means,

@@ -1,122 +1,126 @@
-"""How gradients are taken: a rollout's (sample, step) pairs, flattened, shuffled and recomputed in full batches."""
+"""How gradients are taken: an objective's rows, shuffled, dealt to optimiser steps and asked in full batches."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stepcredit.errors import NumericsError
-from stepcredit.flow.gaussian import Gaussian, at_least_float32
-from stepcredit.flow.kernels import KERNELS
-from stepcredit.flow.transitions import Transitions
-from stepcredit.methods.base import Method
-from stepcredit.protocols import Policy
-from stepcredit.records import Condition, Credit, Moves, Plan, Trajectory
-from stepcredit.rollout.engine import Advance
+from stepcredit.flow.gaussian import at_least_float32
+from stepcredit.parts.objective import Objective
+from stepcredit.protocols import Observer, Policy, Progress
+from stepcredit.records import Answers, Credit, Key, Points, Queries, Rollout, UpdateReport
+from stepcredit.rollout.states import distinct, spread
+from stepcredit.training.tally import Tally
 
-RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
+AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
 """Largest |log ratio| before the first update of a rollout, by the dtype of the network."""
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """A flat batch of moves x -> y of a trajectory, `[B]` along the first axis; `credit` is `[B, M]`, a column for
-    each loss term; `velocity` is that of the policy that sampled."""
-
-    x: Tensor
-    y: Tensor
-    level: Tensor
-    next_level: Tensor
-    velocity: Tensor
-    credit: Tensor
-    step: Tensor
-    condition: Condition
+_WITH_GRADIENT = 3  # network forwards that a forward with its backward costs
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """Runs the network again on the stored moves. Exact for any number of updates per rollout.
+    """Asks the network again where the objective says. Exact for any number of updates per rollout.
 
-    Pairs are dealt out at random to `updates` optimiser steps, `passes` times. Pairs with zero credit have no gradient
-    and are not computed. The loss is the mean over all trained pairs of the rollout, whatever the micro-batch.
+    Rows are dealt out at random to `updates` optimiser steps, `passes` times. Rows whose term is known to be 0 are not
+    asked. The loss is the mean over all rows of the optimiser step, whatever the micro-batch.
     """
 
     policy: Policy
-    method: Method
-    transitions: Transitions
+    objective: Objective
+    optimiser: torch.optim.Optimizer
     updates: int
     passes: int
     micro_batch: int
     max_gradient_norm: float
+    share_states: bool = True
 
-    def apply(
-        self,
-        trajectory: Trajectory,
-        plan: Plan,
-        condition: Condition,
-        credit: Credit,
-        optimiser: torch.optim.Optimizer,
-        *,
-        seed: int,
-        iteration: int,
-        advance: Advance,
-    ) -> dict[str, float]:
+    def observers(self) -> tuple[Observer, ...]:
+        """Nobody: everything is computed again."""
+        return ()
+
+    def apply(self, rollout: Rollout, credit: Credit, key: Key, progress: Progress) -> UpdateReport:
         """Take all optimiser steps of one rollout; returns what they did, in numbers."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + iteration)
-        terms = (credit.per_step[..., None] if credit.terms is None else credit.terms).to(trajectory.latents)
-        factors = torch.stack(self.method.step_factors(self.transitions, plan.trained)).to(trajectory.latents)
-        pairs = _trained_pairs(plan)
-        whole = trajectory.latents.flatten(2).isfinite().all(-1).flatten().cpu()  # NaN samples have no density
-        computed = whole[pairs[:, 0]]
-        if self.method.kl_weight == 0:
-            computed = computed & (terms != 0).any(-1).flatten(0, 1).cpu()[pairs[:, 0], pairs[:, 1]]
-        totals: list[Tensor] = []
-        norms: list[Tensor] = []
-        orders = [torch.randperm(len(pairs), generator=generator) for _ in range(self.passes)]
-        for number, chosen in enumerate(part for order in orders for part in order.tensor_split(self.updates)):
-            mine = pairs[chosen[computed[chosen]]]
-            if not len(mine):
+        queries = self.objective.queries(rollout, credit, key.stream("queries"))
+        tally = Tally(steps=rollout.sampler.steps, rows=len(queries), passes=self.passes)
+        for dealt in self._deal(len(queries), key):
+            rows = dealt[queries.asked[dealt]]
+            if not len(rows):
                 continue
-            for scale in self._loss_scales(trajectory.final[0, 0].numel() * len(chosen)):
-                optimiser.zero_grad(set_to_none=True)
-                batches = (_gather(trajectory, condition, terms, part) for part in mine.split(self.micro_batch))
-                found = [
-                    self._backward(batch, factors, len(chosen), scale, fresh=number == 0, advance=advance)
-                    for batch in batches
-                ]
-                norm = self._unscaled(scale)
-                if norm.isfinite():
-                    break
-                advance(-len(mine))
-            else:
-                raise NumericsError(
-                    f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
-                    "Lower the learning rate or use policy.dtype float32"
-                )
-            totals += found
-            norms.append(norm)
-            optimiser.step()
-        return _summary(totals, norms, pairs[computed], len(pairs), steps=plan.steps, passes=self.passes)
+            batch = _Batch(rollout, queries[rows], rows_in_mean=len(dealt), fresh=tally.optimiser_steps == 0)
+            self._accumulate(batch, tally, progress, key.iteration)
+            self.optimiser.step()
+        return tally.report()
 
-    def _backward(
-        self, batch: Pairs, factors: Tensor, pairs: int, scale: float, *, fresh: bool, advance: Advance
-    ) -> Tensor:
-        """Add a batch's part of the mean over so many `pairs`, times `scale`, to the gradient; its numbers in a row."""
-        loss, kl, moved, cut = self._loss(batch, factors, fresh=fresh)
-        (loss / pairs * scale).backward()
-        advance(len(batch.step))
-        return torch.cat([torch.stack([loss.detach(), kl]), moved, cut])
+    def _deal(self, rows: int, key: Key) -> Iterator[Tensor]:
+        """The rows of each optimiser step."""
+        generator = key.dealing()
+        # All orders are drawn first: an optimiser step that nobody asks for must not shift the later ones.
+        orders = [torch.randperm(rows, generator=generator) for _ in range(self.passes)]
+        for order in orders:
+            yield from order.tensor_split(self.updates)
 
-    def _loss_scales(self, parts: int) -> list[float]:
+    def _accumulate(self, batch: "_Batch", tally: Tally, progress: Progress, iteration: int) -> None:
+        """Take the gradient of one optimiser step, and clip it."""
+        for scale in self._loss_scales(batch):
+            self.optimiser.zero_grad(set_to_none=True)
+            attempt = tally.attempt()
+            for part in batch.split(self.micro_batch, share_states=self.share_states):
+                self._backward(part, scale, attempt)
+                progress(len(part.queries))
+            norm = self._unscaled(scale)
+            if norm.isfinite():
+                tally.keep(attempt, norm)
+                return
+            progress(-len(batch.queries))
+        raise NumericsError(
+            f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
+            "Lower the learning rate or use policy.dtype float32"
+        )
+
+    def _backward(self, batch: "_Batch", scale: float, tally: Tally) -> None:
+        """Add a batch's part of the mean, times `scale`, to the gradient, and its numbers to the tally."""
+        points = self.objective.points(batch.rollout, batch.queries)
+        answers, forwards = self._ask(batch, points)
+        loss = self.objective.losses(answers, points)
+        if batch.fresh and loss.agreement is not None:
+            self._check_agreement(loss.agreement)
+        (loss.total / batch.rows_in_mean * scale).backward()
+        tally.add(loss, points.step, forwards)
+
+    def _ask(self, batch: "_Batch", points: Points) -> tuple[Answers, int]:
+        """What the policies say at the points, and what it cost in network forwards."""
+        members = batch.rollout.final.shape[1]
+        prompt = batch.queries.sample.to(points.x.device) // members
+        states = distinct(batch.queries.state) if self.share_states else None
+        rows = slice(None) if states is None else states.first.to(points.x.device)
+        x = points.x[rows]
+        level = points.level[rows]
+        condition = batch.rollout.condition[prompt[rows]]
+
+        def answer() -> Tensor:
+            velocity = at_least_float32(self.policy.velocity(x, level, condition))
+            return velocity if states is None else spread(velocity, states)
+
+        now = answer()
+        if not self.objective.asks_reference:
+            return Answers(now), _WITH_GRADIENT * len(x)
+        with torch.no_grad(), self.policy.reference():
+            return Answers(now, reference=answer()), (_WITH_GRADIENT + 1) * len(x)
+
+    def _loss_scales(self, batch: "_Batch") -> list[float]:
         """What the loss is multiplied by while its gradient is taken, to be tried in turn until nothing overflows.
 
-        The loss is a mean over so many `parts`, latent numbers times pairs, which float16 would round to 0 on the way
-        back: there the mean is made a sum, to a power of two, and less where that is too much. 1 in other dtypes.
+        The loss is a mean over latent numbers times rows, which float16 would round to 0 on the way back: there the
+        mean is made a sum, to a power of two, and less where that is too much. 1 in other dtypes.
         """
         if self.policy.dtype != torch.float16:
             return [1.0]
-        return [2.0**exponent for exponent in range(math.floor(math.log2(parts)), -1, -4)]
+        numbers = batch.rollout.final[0, 0].numel() * batch.rows_in_mean
+        return [2.0**exponent for exponent in range(math.floor(math.log2(numbers)), -1, -4)]
 
     def _unscaled(self, scale: float) -> Tensor:
         """The norm of the gradient, which is clipped and no longer scaled."""
@@ -127,54 +131,10 @@ class Recompute:
                     parameter.grad /= scale
         return torch.nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
 
-    def _loss(self, batch: Pairs, factors: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over a batch: loss, KL to the reference, and per transition `[N]` |ratio - 1| and moves cut off."""
-        moves = self._moves(batch, factors)
-        log_ratio = self.method.log_ratio(moves).detach()
-        if fresh:
-            self._check_ratio(log_ratio)
-        losses, cut = self.method.loss(moves, batch.credit)
-        loss = losses.sum()
-        per_step = torch.zeros(2, factors.shape[1], device=loss.device, dtype=loss.dtype)
-        per_step.index_add_(1, batch.step, torch.stack([(log_ratio.exp() - 1).abs(), cut.to(loss)]))
-        kl = torch.zeros_like(loss)
-        if self.method.kl_weight > 0:
-            with torch.no_grad(), self.policy.reference():
-                reference = self._velocity(batch)
-            apart = moves.drift - self._drift(batch, reference - at_least_float32(batch.velocity))
-            kl = self.method.divergence(apart, batch.level - batch.next_level).sum()
-            loss = loss + self.method.kl_weight * kl
-        return loss, kl.detach(), per_step[0], per_step[1]
-
-    def _moves(self, batch: Pairs, factors: Tensor) -> Moves:
-        """How the policy of now sees the moves. Every kernel's mean is linear in the velocity, so the mean's change
-        comes from the velocity's change alone: no two large numbers are subtracted."""
-        before = at_least_float32(batch.velocity)
-        drawn = self._kernel(batch.x, before, batch)
-        ratio_factor, loss_factor = factors[:, batch.step]
-        return Moves(
-            drift=self._drift(batch, self._velocity(batch) - before),
-            noise=(batch.y - drawn.mean) / drawn.std,
-            ratio_factor=ratio_factor,
-            loss_factor=loss_factor,
-        )
-
-    def _velocity(self, batch: Pairs) -> Tensor:
-        return at_least_float32(self.policy.velocity(batch.x, batch.level, batch.condition))
-
-    def _drift(self, batch: Pairs, change: Tensor) -> Tensor:
-        """What a change of velocity does to a transition's mean, in standard deviations."""
-        law = self._kernel(torch.zeros_like(change), change, batch)
-        return law.mean / law.std
-
-    def _kernel(self, x: Tensor, velocity: Tensor, batch: Pairs) -> Gaussian:
-        kernel = KERNELS[self.method.kernel]
-        return kernel(x, velocity, batch.level, batch.next_level, noise_level=self.method.noise_level)
-
-    def _check_ratio(self, log_ratio: Tensor) -> None:
+    def _check_agreement(self, agreement: Tensor) -> None:
         """Before anything was updated, the policy that trains must be the policy that sampled."""
-        worst = float(log_ratio.abs().max())
-        allowed = RATIO_TOLERANCE[self.policy.dtype]
+        worst = float(agreement.abs().max())
+        allowed = AGREEMENT[self.policy.dtype]
         if not worst <= allowed:
             raise NumericsError(
                 f"before the first update the log-ratio is {worst:.2e}, wanted 0 within {allowed:.0e}: sampling and "
@@ -182,49 +142,20 @@ class Recompute:
             )
 
 
-def _trained_pairs(plan: Plan) -> Tensor:
-    """(row, step) of every trained move, row = prompt x G + member, `[B, 2]`."""
-    return plan.trained.flatten(0, 1).nonzero()
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one optimiser step that are asked; `rows_in_mean` are all of its rows, `fresh` says that no optimiser
+    step of this rollout was taken before."""
 
+    rollout: Rollout
+    queries: Queries
+    rows_in_mean: int
+    fresh: bool
 
-def _gather(trajectory: Trajectory, condition: Condition, terms: Tensor, pairs: Tensor) -> Pairs:
-    row, at = pairs[:, 0].to(trajectory.latents.device), pairs[:, 1].to(trajectory.latents.device)
-    latents = trajectory.latents.flatten(0, 1)
-    levels = trajectory.levels.to(latents)
-    return Pairs(
-        x=latents[row, at],
-        y=latents[row, at + 1],
-        level=levels[at],
-        next_level=levels[at + 1],
-        velocity=trajectory.velocities.flatten(0, 1)[row, at],
-        credit=terms.flatten(0, 1)[row, at],
-        step=at,
-        condition=condition[row // trajectory.latents.shape[1]],
-    )
-
-
-def _summary(
-    totals: list[Tensor], norms: list[Tensor], computed: Tensor, pairs: int, *, steps: int, passes: int
-) -> dict[str, float]:
-    """`computed` are the pairs that were, `[B, 2]`, out of so many `pairs` of a pass."""
-    if not norms:  # no sample had any credit
-        return {"update/steps": 0.0, "update/skipped_pairs": 1.0, "update/pairs": 0.0}
-    loss, kl, *rest = torch.stack(totals).sum(0).tolist()
-    moved, cut = rest[:steps], rest[steps:]
-    counts = (torch.bincount(computed[:, 1], minlength=steps) * passes).tolist()
-    total = sum(counts)
-    metrics = {
-        "update/loss": loss / (pairs * passes),
-        "update/ratio_deviation": sum(moved) / total,
-        "update/clip_fraction": sum(cut) / total,
-        "update/kl": kl / total,
-        "update/gradient_norm": float(torch.stack(norms).mean()),
-        "update/steps": float(len(norms)),
-        "update/pairs": float(total),
-        "update/skipped_pairs": 1 - len(computed) / pairs,
-    }
-    for step, count in enumerate(counts):
-        if count:
-            metrics[f"update/ratio_deviation/{step:02d}"] = moved[step] / count
-            metrics[f"update/clip_fraction/{step:02d}"] = cut[step] / count
-    return metrics
+    def split(self, size: int, *, share_states: bool) -> Iterator["_Batch"]:
+        """Parts of at most so many rows; rows that share a state stand together."""
+        order = torch.arange(len(self.queries))
+        if share_states and distinct(self.queries.state) is not None:
+            order = self.queries.state.argsort(stable=True)
+        for rows in order.split(size):
+            yield _Batch(self.rollout, self.queries[rows], self.rows_in_mean, self.fresh)

@@ -7,27 +7,14 @@ from stepcredit.records import Credit, Evidence
 
 def check_evidence(evidence: Evidence, *, mixes: bool = False) -> None:
     """Refuse what no rule could use; single NaN scores or broken samples are no error."""
-    rewards, similarity = evidence.rewards, evidence.similarity
+    rewards = evidence.rewards
     if rewards.ndim != 3 or rewards.shape[2] == 0:
         raise CreditError(
             f"rewards have shape {tuple(rewards.shape)}, wanted [P, G, K] with at least one objective; add a reward"
         )
-    P, G, K = rewards.shape
-    N = evidence.trained.shape[-1]
-    if G < 2:
+    if rewards.shape[1] < 2:
         raise CreditError("a group has 1 sample, wanted at least 2: an advantage compares siblings; raise group_size")
-    wanted = {
-        "similarity": (similarity, (P, G, N + 1)),
-        "clean_similarity": (evidence.clean_similarity, (P, G, N)),
-        "trained": (evidence.trained, (P, G, N)),
-        "levels": (evidence.transitions.levels, (N + 1,)),
-        "weights": (evidence.weights, (K,)),
-    }
-    for name, (tensor, shape) in wanted.items():
-        if tuple(tensor.shape) != shape:
-            raise CreditError(
-                f"{name} has shape {tuple(tensor.shape)}, wanted {shape} for rewards {tuple(rewards.shape)}"
-            )
+    _check_shapes(evidence)
     try:
         check_levels(evidence.transitions.levels)
     except ValueError as error:
@@ -40,19 +27,39 @@ def check_evidence(evidence: Evidence, *, mixes: bool = False) -> None:
         raise CreditError(
             f"weights of the objectives are {evidence.weights.tolist()}, wanted finite numbers of at least 0, not all 0"
         )
-    if not similarity.isfinite().all(-1).any():
-        raise CreditError("the similarity of every sample is NaN or infinite: no latent of the rollout is usable")
+    for name, tensor in evidence.seen.items():
+        if not tensor.reshape(*tensor.shape[:2], -1).isfinite().all(-1).any():
+            raise CreditError(f"the {name} of every sample is NaN or infinite: no latent of the rollout is usable")
+
+
+def _check_shapes(evidence: Evidence) -> None:
+    P, G, K = evidence.rewards.shape
+    N = evidence.trained.shape[-1]
+    shapes = {
+        "trained": (evidence.trained, (P, G, N)),
+        "levels": (evidence.transitions.levels, (N + 1,)),
+        "weights": (evidence.weights, (K,)),
+    }
+    # What an observer leaves has axes of its own after the first two; of the two that everybody knows they are checked.
+    own_axes = {"similarity": (N + 1,), "clean_similarity": (N,)}
+    for name, tensor in evidence.seen.items():
+        shapes[name] = (tensor, (P, G, *own_axes.get(name, tensor.shape[2:])))
+    for name, (tensor, shape) in shapes.items():
+        if tuple(tensor.shape) != shape:
+            raise CreditError(
+                f"{name} has shape {tuple(tensor.shape)}, wanted {shape} for rewards {tuple(evidence.rewards.shape)}"
+            )
 
 
 def check_credit(credit: Credit, evidence: Evidence, *, where: str) -> None:
     """Refuse credit of a wrong shape, that is not finite, or that goes to untrained transitions."""
-    wanted = tuple(evidence.trained.shape)
-    if tuple(credit.per_step.shape) != wanted:
-        raise CreditError(f"{where}: credit has shape {tuple(credit.per_step.shape)}, wanted [P, G, N] = {wanted}")
+    shape = tuple(evidence.trained.shape)
+    if tuple(credit.per_step.shape) != shape:
+        raise CreditError(f"{where}: credit has shape {tuple(credit.per_step.shape)}, wanted [P, G, N] = {shape}")
     terms = credit.per_step[..., None] if credit.terms is None else credit.terms
-    if tuple(terms.shape[:-1]) != wanted or terms.shape[-1] == 0:
+    if tuple(terms.shape[:-1]) != shape or terms.shape[-1] == 0:
         raise CreditError(
-            f"{where}: credit.terms have shape {tuple(terms.shape)}, wanted {wanted} and at least one term"
+            f"{where}: credit.terms have shape {tuple(terms.shape)}, wanted {shape} and at least one term"
         )
     for name, tensor in {"per_step": credit.per_step, "terms": terms}.items():
         bad = int((~tensor.isfinite()).sum())
