@@ -106,7 +106,8 @@ def method(model: type[Method]) -> str:
     """What a method is, the values of the paper where they are not the part's own, and the keys of its rule."""
     sentence = f"{model.summary[0].upper()}{model.summary[1:]} ({model.paper})."
     defaults = {part: field.default for part, field in model.model_fields.items() if part != "type"}
-    values = [f"{part}: {spelled_value(value)}" for part, value in defaults.items() if value.model_fields_set]
+    spelled_parts = {part: spelled_value(value) for part, value in defaults.items()}
+    values = [f"{part}: {value}" for part, value in spelled_parts.items() if value != "{}"]
     rule = type(model.model_fields["rule"].default)
     own = {key: field for key, field in rule.model_fields.items() if not same_field(field, Rule.model_fields.get(key))}
     keys = f"Its rule:\n\n{table(own)}" if own else "Its rule has no keys of its own.\n"
