@@ -189,7 +189,7 @@ def test_runs_that_cannot_be_compared_are_refused_and_nothing_is_written(drawn, 
     other = drawn_run(tmp_path / "other", held_out=[])
     assert run("compare", str(drawn), "--out", str(out)) == 2
     assert run("compare", str(drawn), str(other), "--out", str(out)) == 2
-    assert run("compare", str(drawn), str(drawn), "--by", "method.flor", "--out", str(out)) == 2
+    assert run("compare", str(drawn), str(drawn), "--by", "method.rule.flor", "--out", str(out)) == 2
     errors = capsys.readouterr().err
     assert "wanted at least 2" in errors
     assert "cannot be compared" in errors
