@@ -24,6 +24,7 @@ class NewTraining(BaseModel):
 
 class OwnMethod(BaseModel):
     floor: float = 0.0
+    rule: dict = {}
 
 
 SECTIONS = {"method": NewMethod, "training": NewTraining}
