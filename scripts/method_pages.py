@@ -35,7 +35,7 @@ def draw(stored: Path) -> None:
     from stepcredit.studies import frozen
 
     if not stored.exists():
-        frozen.store(stored, *frozen.draw(load_recipe("recipes/scenes/dance_grpo.yaml", FLAGS)))
+        frozen.store(stored, *frozen.draw(load_recipe("scenes", ["--method", "dance_grpo", *FLAGS])))
     evidence, _ = frozen.load(stored)
     plain = frozen.every_rule(evidence, [PLAIN]).verdicts[PLAIN].effective
     order = plain[0].sum(-1).argsort(descending=True)

@@ -68,7 +68,7 @@ class Run:
 
 
 def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = None, **settings: object) -> Run:
-    """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.floor": 0}`."""
+    """Run a recipe. Settings are recipe keys, e.g. `seed=3`; nested ones as `**{"method.rule.floor": 0}`."""
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, settings)
     elif settings:

@@ -11,8 +11,13 @@ import pytest
 from drawn_runs import drawn_run
 from stepcredit import __version__
 from stepcredit.cli import app as cli
+from stepcredit.cli import doctor
+from stepcredit.recipe.read import model_recipes
 
-COMMANDS = ("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "doctor")
+COMMANDS = (
+    *("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "recipes", "bench"),
+    "doctor",
+)
 HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'}"
 
 
@@ -184,7 +189,7 @@ def test_runs_that_cannot_be_compared_are_refused_and_nothing_is_written(drawn, 
     other = drawn_run(tmp_path / "other", held_out=[])
     assert run("compare", str(drawn), "--out", str(out)) == 2
     assert run("compare", str(drawn), str(other), "--out", str(out)) == 2
-    assert run("compare", str(drawn), str(drawn), "--by", "method.flor", "--out", str(out)) == 2
+    assert run("compare", str(drawn), str(drawn), "--by", "method.rule.flor", "--out", str(out)) == 2
     errors = capsys.readouterr().err
     assert "wanted at least 2" in errors
     assert "cannot be compared" in errors
@@ -221,8 +226,8 @@ def test_going_on_refuses_a_flag_that_is_no_recipe_key(drawn, capsys, key):
 
 def test_going_on_with_another_method_is_refused_before_anything_is_loaded(drawn, capsys):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"}
-    assert run("train", "--resume", str(drawn), "--method.floor", "0.1") == 2
-    assert "cannot go on with another method.floor" in capsys.readouterr().err
+    assert run("train", "--resume", str(drawn), "--method.rule.floor", "0.1") == 2
+    assert "cannot go on with another method.rule.floor" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*") if path.name != ".lock"} == before
 
 
@@ -253,6 +258,30 @@ def test_methods_lists_every_file_of_methods(capsys):
         assert re.fullmatch(r"\d{4}\.\d{5}", paper), name
 
 
+def test_recipes_lists_every_model_with_its_methods(capsys):
+    assert run("recipes") == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]
+    assert {line.split()[0] for line in table if not line.startswith(" ")} == set(model_recipes())
+    assert next(line for line in table if line.startswith("scenes ")).split()[1:] == [
+        *("flux", "8", "x", "12", "6", "otca,", "dance_grpo"),
+    ]
+
+
+def test_recipes_loads_no_torch():
+    assert "torch" not in loaded_by(["recipes"])
+
+
+def test_a_model_and_a_method_are_named_instead_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "scenes", "--method", "dance_grpo", "--method.objective.loss.clip=0.25", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "type: dance_grpo" in shown
+    assert "noise_level: 0.7" in shown  # what the model gives it
+    assert "clip: 0.25" in shown
+    assert run("train", "recipes/scenes/dance_grpo.yaml", "--dry-run") == 2
+    assert "recipes/scenes/dance_grpo.yaml is now: scenes --method dance_grpo" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_recipe_and_counts_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("train", "--dry-run", "--rollout.prompts", "3", "--rollout.group_size", "5", "--rollout.steps", "7") == 0
@@ -278,11 +307,11 @@ def test_a_dry_run_counts_the_reference_of_a_method_with_kl(capsys):
     ("flags", "wanted"),
     [
         (
-            ("--method.window", "{size: 4}", "--rollout.steps", "4"),
+            ("--method.plan.window", "{size: 4}", "--rollout.steps", "4"),
             "window.first or window.end, or raise rollout.steps",
         ),
-        (("--method.window.size=9", "--rollout.steps=9"), "lower window.size"),
-        (("--method.best_of", "6", "--rollout.group_size", "5"), "a group has 5 samples; lower it"),
+        (("--method.plan.window.size=9", "--rollout.steps=9"), "lower window.size"),
+        (("--method.plan.best_of", "6", "--rollout.group_size", "5"), "a group has 5 samples; lower it"),
     ],
 )
 def test_a_dry_run_refuses_what_does_not_fit_into_the_trajectory(flags, wanted, capsys):
@@ -295,9 +324,9 @@ def test_a_dry_run_refuses_what_does_not_fit_into_the_trajectory(flags, wanted, 
 
 def test_a_dry_run_counts_the_pairs_of_a_window_and_of_a_fraction(capsys):
     flags = ("--rollout.prompts", "3", "--rollout.group_size", "5", "--rollout.steps", "7")
-    assert run("train", "--dry-run", *flags, "--method.window", "{size: 4, per: prompt}") == 0
+    assert run("train", "--dry-run", *flags, "--method.plan.window", "{size: 4, per: prompt}") == 0
     assert "60 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 4 steps
-    assert run("train", "--dry-run", *flags, "--method.timestep_fraction", "0.6") == 0
+    assert run("train", "--dry-run", *flags, "--method.plan.timestep_fraction", "0.6") == 0
     assert "45 network calls with gradient" in capsys.readouterr().out  # 15 pictures x 3 of 6 steps
 
 
@@ -312,6 +341,26 @@ def test_a_recipe_file_may_come_before_the_flags(tmp_path, capsys):
     assert "seed: 7" in shown
     assert "type: tcd" in shown
     assert "24 = 8 prompts x 3" in shown
+
+
+def test_the_doctor_finds_a_whole_installation_well(capsys):
+    assert run("doctor") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("ok ") == 3
+    assert "torch" in shown
+
+
+def test_the_doctor_shows_every_failure_and_fails(monkeypatch, capsys):
+    def scenes_are_recognised():
+        raise ValueError("no scenes here")
+
+    monkeypatch.setattr(doctor, "assets_are_there", lambda: doctor.Finding(False, "no weights here"))
+    monkeypatch.setattr(doctor, "scenes_are_recognised", scenes_are_recognised)
+    assert run("doctor") == 1
+    shown = capsys.readouterr().out
+    assert "no weights here" in shown
+    assert "broken  scenes are recognised: no scenes here" in shown
+    assert shown.count("ok ") == 1
 
 
 def test_a_flag_value_that_is_not_yaml_fails_clearly(capsys):

@@ -89,7 +89,7 @@ def test_a_changed_default_is_noticed():
 
 @pytest.mark.parametrize("name", [*names(), "README"])
 def test_recipes_of_a_page_are_valid_and_name_the_method(name):
-    plain = yaml.safe_load(to_yaml(load_recipe("recipes/scenes/dance_grpo.yaml")))
+    plain = yaml.safe_load(to_yaml(load_recipe("scenes", {"method": "dance_grpo"})))
     found = recipes(page(name))
     assert found
     for recipe in found:

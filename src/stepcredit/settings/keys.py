@@ -9,16 +9,22 @@ INCIDENTAL = ("output.", "tracking", "threads", "rollout.micro_batch", "rollout.
 
 def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay as they are."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
-        inner = flatten(value) if isinstance(value, Mapping) else None
-        found |= {key: value} if inner is None else {f"{key}.{name}": item for name, item in inner.items()}
-    return found
+        if isinstance(value, Mapping):
+            # An empty mapping leaves no key behind: nothing in it can differ between two recipes.
+            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def labels(reward: Mapping[str, Any]) -> list[str]:
     """What the outputs of a reward are called in tables: its name, or the function of a custom one, or its type; with
     several outputs, their own names after its name, if it has one."""
-    if reward.get("outputs"):
-        return [f"{reward['name']}.{output}" if reward.get("name") else output for output in reward["outputs"]]
-    return [str(reward.get("name") or reward.get("path", reward["type"]).rsplit(":", 1)[-1])]
+    name = reward.get("name")
+    outputs = reward.get("outputs")
+    if outputs:
+        return [f"{name}.{output}" if name else output for output in outputs]
+    # Only a custom reward has a path, `package.module:function`; "custom" would say nothing, and two would clash.
+    return [str(name or reward.get("path", reward["type"]).rsplit(":", 1)[-1])]

@@ -22,7 +22,7 @@ from stepcredit.records import Evidence, Key
 from stepcredit.studies.side_by_side import SideBySide, judge
 from stepcredit.training.step import evidence_of, score
 
-DUMPED = "recipes/scenes/dance_grpo.yaml"
+DUMPED = ("scenes", "--method", "dance_grpo")
 _OWN = ("rewards", "weights", "trained")
 _SEEN = ("similarity", "clean_similarity")
 _CONSTANTS = ("levels", "slope", "std")
@@ -114,7 +114,8 @@ def lay_side_by_side(path: Path, recipe: Sequence[str], chosen: list[str] | None
         evidence, about = load(path)
     else:
         named = bool(recipe) and not recipe[0].startswith("-")
-        settings = load_recipe(recipe[0] if named else DUMPED, recipe[1:] if named else recipe)
+        source, *flags = recipe if named else (*DUMPED, *recipe)
+        settings = load_recipe(source, flags)
         evidence, about = draw(settings)
         store(path, evidence, about)
     return every_rule(evidence, chosen), _first_caption(about.get("prompts", "[]"))

@@ -1,0 +1,108 @@
+"""Composition: a recipe file, those that it extends, what its model gives a method, and flags become one recipe."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stepcredit.errors import RecipeError, nearest
+from stepcredit.methods import names
+from stepcredit.recipe.flags import put
+from stepcredit.recipe.read import find_recipe, read_yaml
+
+FILE_KEYS = ("extends", "methods")
+"""Keys of a recipe file that composition uses up; a resolved recipe has none of them."""
+
+
+def compose(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe file laid over the one that it extends, and that over its own, and so on."""
+    recipe = spelled_out(read_yaml(path))
+    if "extends" not in recipe:
+        return recipe
+    chain = (*extended_by, path.resolve())
+    base = _find_base(recipe.pop("extends"), path)
+    if base.resolve() in chain:
+        steps = " -> ".join(str(link) for link in (*chain, base.resolve()))
+        raise RecipeError(f"{path} extends itself ({steps}); take one of these `extends` out")
+    return merge(compose(base, extended_by=chain), recipe)
+
+
+def _find_base(name: Any, path: Path) -> Path:
+    """The file that `extends` names: beside the recipe first, then as on the command line."""
+    if not isinstance(name, str):
+        raise RecipeError(f"{path}: extends is {name!r}, wanted one recipe file or a model such as flux1_dev")
+    beside = path.parent / name
+    if beside.is_file():
+        return beside
+    try:
+        return find_recipe(name)
+    except RecipeError as error:
+        raise RecipeError(f"{path}, extends: {error}") from None
+
+
+def spelled_out(recipe: dict[str, Any]) -> dict[str, Any]:
+    """`method: otca` is short for `method: {type: otca}`."""
+    method = recipe.get("method")
+    return {**recipe, "method": {"type": method}} if isinstance(method, str) else recipe
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings key by key, everything else replaces; another `type` replaces its mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_type(below, value):
+            merged[key] = merge(below, value)
+        else:
+            # Lists too: two reward lists laid on each other item by item would be a third one that nobody wrote.
+            merged[key] = value
+    return merged
+
+
+def _other_type(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """Whether the keys of `base` belong to another choice; one that names no type leaves the choice open."""
+    return "type" in over and base.get("type") not in (None, over["type"])
+
+
+def overlay(recipe: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A composed recipe with settings such as `("rollout.steps", 8)` put in, and with what its model gives its method.
+
+    A key that the recipe or a setting sets goes before what `methods` says.
+    """
+    recipe = dict(recipe)
+    per_method = _checked_methods(recipe.pop("methods", {}))
+    named = [_method_by_name(key, value) for key, value in settings]
+    # Choices first, wherever they stand: a type clears what belongs to the old one, so its settings have to follow.
+    for key, value in named:
+        if _is_choice(key):
+            put(recipe, key, value)
+    # Between the two, so that settings that reach into a list find the model's list there.
+    method = recipe.get("method")
+    if isinstance(method, Mapping):
+        recipe["method"] = merge(per_method.get(str(method.get("type")), {}), method)
+    for key, value in named:
+        if not _is_choice(key):
+            put(recipe, key, value)
+    return recipe
+
+
+def _method_by_name(key: str, value: Any) -> tuple[str, Any]:
+    return ("method.type", value) if key == "method" and isinstance(value, str) else (key, value)
+
+
+def _is_choice(key: str) -> bool:
+    return key == "method" or key.endswith(".type")
+
+
+def _checked_methods(section: Any) -> dict[str, dict[str, Any]]:
+    """The section `methods` of a model's recipe: `{pcpo: {...}, flow_grpo: {...}}`."""
+    if not isinstance(section, dict):
+        raise RecipeError(f"methods: got {section!r}, wanted what each method is given, {{otca: {{...}}, ...}}")
+    known = names()
+    for name, settings in section.items():
+        if name not in known and "." not in name:  # with a dot it is a module outside this package
+            raise RecipeError(f'methods: there is no method "{name}"; {nearest(name, known)}')
+        if not isinstance(settings, dict):
+            raise RecipeError(f"methods.{name}: got {settings!r}, wanted settings of the method, {{key: value, ...}}")
+        if "type" in settings:
+            raise RecipeError(f"methods.{name}: leave out type, {name} is the method")
+    return section

@@ -1,0 +1,80 @@
+"""What pydantic found wrong with a recipe, in the words of the file: dotted keys, and the nearest right word."""
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from stepcredit.errors import nearest
+from stepcredit.recipe.compose import FILE_KEYS
+from stepcredit.recipe.recipe import Recipe
+
+
+def explain(error: ValidationError, model: type[BaseModel], section: tuple[str, ...] = ()) -> str:
+    """One line for each mistake that `model` found; `section` is where in the recipe it stands."""
+    return "\n".join(_sentence(problem, model, section) for problem in error.errors(include_url=False))
+
+
+def _sentence(problem: ErrorDetails, model: type[BaseModel], section: tuple[str, ...]) -> str:
+    location = problem["loc"]
+    key = ".".join((*section, *dotted(model, location)))
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; {nearest(str(location[-1]), _known_keys(model, location[:-1]))}"
+        case "union_tag_invalid":
+            known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]  # "'clip_t', 'hps', ..."
+            return f'{key}: there is no type "{context["tag"]}"; {nearest(context["tag"], known)}'
+        case "union_tag_not_found":
+            return f'{key}: no "type"; say which, e.g. {{type: ...}}'
+        case "missing":
+            return f"{key}: missing; a recipe must set it"
+        case "value_error":  # raised by our own validators, which say themselves what they got
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}" if key else message
+        case _:
+            return f"{key}: {problem['msg']}, got {problem['input']!r}"
+
+
+def dotted(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The parts of a key as a user writes it: `("rewards", 0, "hps", "weight")` is `rewards.0.weight`."""
+    return _walk(model, location)[0]
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that could have been meant there."""
+    owners = _walk(model, location)[1]
+    known = list(owners[0].model_fields) if owners else []
+    return [*known, *FILE_KEYS] if owners[:1] == [Recipe] else known
+
+
+def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The words of a location without pydantic's own, and the classes that it may point into."""
+    words = []
+    owners = [model]
+    for part in location:
+        # Of a choice between classes pydantic says which one it took; that word stands in no file.
+        tagged = [owner for owner in owners if len(owners) > 1 and _tag(owner) == part]
+        if tagged:
+            owners = tagged
+            continue
+        words.append(str(part))
+        if isinstance(part, str):  # a number counts in a list, whose items have the classes of the list's key
+            owners = _below(owners, part)
+    return words, owners
+
+
+def _below(owners: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    annotations = [owner.model_fields[key].annotation for owner in owners if key in owner.model_fields]
+    return [choice for annotation in annotations for choice in _models_in(annotation)]
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    return model.model_fields["type"].default if "type" in model.model_fields else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The classes in an annotation, however deep: `Annotated[A | B, ...]`, `list[A]`, `A | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
