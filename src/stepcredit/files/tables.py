@@ -1,5 +1,6 @@
-"""Markdown tables. No torch."""
+"""Markdown tables and the numbers in them. No torch."""
 
+import math
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -16,6 +17,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
     alignment = ["left"] * left + ["right"] * (len(head) - left)
     # Cells are text that is formatted already: tabulate would read "0.2500" as a number and drop its zeros.
     return tabulate(body, headers=list(map(_cell, head)), tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def plus_minus(mean: float, half: float, style: str = "+.4f") -> str:
+    """A mean with half of its interval, such as +0.2500 ± 0.0300; without where it has none, as of a single seed."""
+    interval = f" ± {half:{style.lstrip('+')}}" if math.isfinite(half) else ""
+    return f"{mean:{style}}{interval}"
 
 
 def _cell(text: str) -> str:
