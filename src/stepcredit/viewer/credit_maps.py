@@ -76,7 +76,7 @@ def _draw_agreement(figure: Figure, axes: Axes, comparison: SideBySide) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_title("rank correlation of credit between rules", fontsize=9, loc="left")
     for i, j in np.ndindex(comparison.agreement.shape):
-        value = comparison.agreement[i, j]
+        value = float(comparison.agreement[i, j])
         colour = "white" if abs(value) > 0.75 else "black"  # what can be read on the cell
         axes.text(j, i, _short(value), ha="center", va="center", fontsize=5.5, color=colour)
     figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02).ax.tick_params(labelsize=7)

@@ -35,7 +35,7 @@ def _without_credit(story: Story) -> Panel:
 
 
 def _exploration(story: Story) -> list[Panel]:
-    """Of methods that have it: others store zeros."""
+    """Of methods that have it; others store zeros."""
     strengths = [float(np.nanmean(credit["strength"])) for credit in story.credits]
     if not np.any(strengths):
         return []
@@ -100,6 +100,7 @@ def conflict(story: Story) -> list[Panel]:
 
 def _disagreements(story: Story) -> list[Line]:
     """A line for every two objectives."""
+    # colours by pair: a pair has two objectives, so that the colour of neither would be its own
     names = story.credits[-1].objectives
     lines = []
     for index, (a, b) in enumerate(combinations(range(len(names)), 2)):
@@ -127,6 +128,7 @@ def _overruled(credit: StoredCredit) -> np.ndarray:
 
 def _correlation(rewards: np.ndarray) -> np.ndarray:
     """Mean over groups of the correlation of each two objectives, `[P, G, K] -> [K, K]`."""
+    # by hand, since np.corrcoef knows neither groups nor NaN; within groups, since captions differ in level
     centred = rewards - known_mean(rewards.swapaxes(0, 1))[:, None]
     size = np.sqrt(np.nansum(centred**2, axis=1))
     products = np.nansum(centred[:, :, :, None] * centred[:, :, None, :], axis=1)

@@ -15,7 +15,9 @@ def outcome(story: Story) -> list[Panel]:
     """Gains in common units, hacking gap over time, kinds of captions, questions of the checker."""
     if story.base is None or story.last is None:
         return []
+    # The newest look may be at the watched pictures only: both sides are taken on what both have.
     base = story.base.among(story.last.rows)
+    # Scores have units of their own; the base's deviation on the same captions makes them comparable.
     spreads = {name: _deviation(base.scores[:, k]) for k, name in enumerate(base.names)}
     return [
         _gains(story, spreads),
@@ -47,7 +49,7 @@ def _gains(story: Story, spreads: Mapping[str, float]) -> Panel:
 
 
 def _gap_over_time(story: Story, base: Look) -> list[Panel]:
-    rows = story.looks[0].rows
+    rows = story.looks[0].rows  # the watched ones; the last look may have more
     before = base.among(rows)
     gaps = {look.iteration: hacking_gap(before, look.among(rows), story.run.trained) for look in story.looks}
     known = {iteration: gap for iteration, gap in gaps.items() if gap is not None}
@@ -78,7 +80,7 @@ def _kinds(base: Look, last: Look, spreads: Mapping[str, float]) -> list[Panel]:
     if not kinds:
         return []
     names = [name for name in base.names if spreads[name] > 0]
-    table = np.full((len(kinds), len(names)), np.nan)
+    table = np.full((len(kinds), len(names)), np.nan)  # a score that no caption of a kind has stays hatched
     for r, rows in enumerate(kinds.values()):
         for row in rows:
             if row.name in names:

@@ -39,7 +39,7 @@ def _sizes(story: Story) -> list[Panel]:
     """Weight and size of the credit, steps down, iterations across."""
     weights = step_weights(story)
     size = np.stack([known_mean(np.abs(credit["per_step"]), (0, 1)) for credit in story.credits], axis=1)
-    size[np.isnan(weights).all(1)] = np.nan
+    size[np.isnan(weights).all(1)] = np.nan  # a step that is never trained has no credit, not a small one
     steps = [f"step {n + 1}" for n in range(len(weights))]
     iterations = [str(credit.iteration) for credit in story.credits]
     weight_map = charts.heat(
