@@ -179,7 +179,8 @@ def proxy_table(study: Mapping[str, Any]) -> str:
         for kind, row in kinds.items():
             cells = [f"{row['within'][key]:.3f} (null {row['null'][key]:.3f})" for key in keys]
             lines.append([reward, kind, *cells, f"{row['residual']:+.3f}"])
-    return markdown_table(["reward", "what is compared", *keys.values(), "Pearson left without step means"], lines)
+    head = ["reward", "what is compared", *keys.values(), "Pearson left without step means"]
+    return markdown_table(head, lines, left=2)
 
 
 def draw_curves(study: Mapping[str, Any], path: Path) -> None:
