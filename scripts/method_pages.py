@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from stepcredit.files.tables import markdown_table
 from stepcredit.methods import names
-from stepcredit.viewer.benchmarks import mean_and_half, table
+from stepcredit.viewer.benchmarks import mean_and_half
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "methods"
@@ -98,7 +99,7 @@ def measured(name: str, study: Mapping[str, Any]) -> str:
         "groups, ± half a 95 %\ninterval over seeds; bias is 1 - cosine of the mean estimate. Every rule runs on every "
         "sampler, whatever its own,\nand keeps its own plan and noise sharing (initial noise is shared by dance_grpo)."
     )
-    return f"\n{about}\n\n{table(head, rows)}\n\n"
+    return f"\n{about}\n\n{markdown_table(head, rows)}\n\n"
 
 
 def _cells(qualities: list[dict[str, float]]) -> list[str]:

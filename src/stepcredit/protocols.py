@@ -159,20 +159,28 @@ class PromptSource(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Somebody who wants to know how a run goes."""
+    """Somebody who wants to know how a run goes.
 
-    def log(self, report: StepReport) -> None: ...
+    One clock: a tracker shows everything at the number of finished iterations, which is 0 for the pictures of the base
+    and n + 1 for whatever iteration n (counted from 0) left behind; `tracking.clock.finished_after` says it. So what
+    was learned in an iteration, the held-out pictures after it and the checkpoint of that number lie at one place.
+    Files count iterations from 0: the run folder's lines and credit keep the `iteration` that they are given.
+    """
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        """What could not be scored, and why; often nothing."""
+    def log(self, report: StepReport) -> None:
+        """Numbers of one iteration; `report.iteration` counts from 0."""
         ...
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        """Held-out pictures, always of the same captions and noise."""
+    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+        """What could not be scored in this iteration (from 0), and why; often nothing."""
+        ...
+
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        """Held-out pictures after so many finished iterations, always of the same captions and noise."""
         ...
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
-        """Arrays of any shape, for those who can draw a histogram."""
+        """Arrays of any shape of this iteration (from 0), for those who can draw a histogram."""
         ...
 
     def close(self) -> None: ...

@@ -4,6 +4,7 @@ The runs are written by hand, and so small that every number can be followed.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from stepcredit.errors import RunError
 from stepcredit.runs import looks
 from stepcredit.runs.compare import compare, half_width, markdown
 from stepcredit.runs.looks import Look
-from stepcredit.runs.reader import RunReader
+from stepcredit.runs.reader import FORMAT, RunReader
 
 NAMES = ("shine", "taste")
-ROWS, WATCHED = tuple(range(8)), (0, 1, 2, 3)
+ROWS = tuple(range(8))
+WATCHED = (0, 1, 2, 3)
 
 
 def write_run(path, gains, *, seed=0, method="otca", iterations=4, forwards=100.0, result=None, changes=None):
@@ -37,7 +39,7 @@ def write_run(path, gains, *, seed=0, method="otca", iterations=4, forwards=100.
         "evaluation": {"prompts": {"type": "scenes"}, "count": 8, "steps": None, "every": 2, "watch": 4},
         "output": {"folder": str(path)},
     }
-    environment = {"format": 2, "rewards": {"shine": {"kind": "Shine"}, "taste": {"kind": "Taste"}}}
+    environment = {"format": FORMAT, "rewards": {"shine": {"kind": "Shine"}, "taste": {"kind": "Taste"}}}
     for key, value in (changes or {}).items():
         *parents, last = key.split(".")
         at = environment if key.startswith("rewards.") else recipe
@@ -77,21 +79,26 @@ def test_means_and_intervals_are_those_of_the_seeds(tmp_path):
     gains = {"otca": [(0.2, 0.1), (0.5, 0.0), (0.3, -0.2)], "dance_grpo": [(0.1, 0.3), (0.2, 0.1), (0.6, 0.2)]}
     runs = [
         write_run(tmp_path / f"{method}-{seed}", {4: (0.0, 0.0)}, method=method, seed=seed, result=gain)
-        for method, some in gains.items()
-        for seed, gain in enumerate(some)
+        for method, seeds in gains.items()
+        for seed, gain in enumerate(seeds)
     ]
-    found = compare(runs, by="method")
-    assert [side.name for side in found.sides] == ["otca", "dance_grpo"]
-    for side in found.sides:
+    comparison = compare(runs, by="method")
+    assert [side.name for side in comparison.sides] == ["otca", "dance_grpo"]
+    for side in comparison.sides:
         values = np.array(gains[side.name])
         np.testing.assert_allclose(side.gains, values)
         np.testing.assert_allclose(side.mean, values.sum(0) / 3)
         for k in range(2):
             low, high = stats.t.interval(0.95, 2, values[:, k].mean(), stats.sem(values[:, k]))
             np.testing.assert_allclose(side.half_width[k], (high - low) / 2)
-    assert (found.budget, found.pictures, found.names, found.trained) == (400.0, 8, NAMES, ("shine",))
-    np.testing.assert_allclose(found.base, np.random.default_rng(0).normal(size=(8, 2)).mean(0))
-    assert found.notes == []
+    assert (comparison.budget, comparison.pictures, comparison.names, comparison.trained) == (
+        400.0,
+        8,
+        NAMES,
+        ("shine",),
+    )
+    np.testing.assert_allclose(comparison.base, np.random.default_rng(0).normal(size=(8, 2)).mean(0))
+    assert comparison.notes == []
 
 
 def test_an_interval_of_two_seeds_by_the_textbook():
@@ -101,33 +108,33 @@ def test_an_interval_of_two_seeds_by_the_textbook():
 
 
 def test_without_results_the_watched_pictures_count(tmp_path):
-    found = compare(pair(tmp_path), by="method")
-    np.testing.assert_allclose(found.sides[0].mean, [0.2, 0.1])
-    np.testing.assert_allclose(found.base, np.random.default_rng(0).normal(size=(8, 2)).mean(0))
-    assert any("single seed" in note for note in found.notes)
+    comparison = compare(pair(tmp_path), by="method")
+    np.testing.assert_allclose(comparison.sides[0].mean, [0.2, 0.1])
+    np.testing.assert_allclose(comparison.base, np.random.default_rng(0).normal(size=(8, 2)).mean(0))
+    assert any("single seed" in note for note in comparison.notes)
 
 
 def test_at_equal_cost_each_run_is_taken_at_its_latest_look_within_the_budget(tmp_path):
     gains = {2: (0.1, 0.0), 4: (0.2, 0.0), 6: (0.4, 0.0), 8: (0.8, 0.0)}
     cheap = write_run(tmp_path / "cheap", gains, iterations=8, forwards=50.0, result=(9.0, 9.0))
     dear = write_run(tmp_path / "dear", {2: (0.1, 0.3), 4: (0.2, 0.5)}, forwards=125.0, method="tcd", result=(9.0, 9.0))
-    found = compare([cheap, dear], by="method")  # 400 against 500: look 8 costs 400, look 2 250, look 4 500
-    assert found.budget == 400.0
-    np.testing.assert_allclose(found.sides[0].mean, [0.8, 0.0])
-    np.testing.assert_allclose(found.sides[1].mean, [0.1, 0.3])
-    assert found.pictures == 4
-    np.testing.assert_allclose(found.base, np.random.default_rng(0).normal(size=(8, 2))[:4].mean(0))
-    assert "unequal cost" in found.notes[0]
+    comparison = compare([cheap, dear], by="method")  # 400 against 500: look 8 costs 400, look 2 250, look 4 500
+    assert comparison.budget == 400.0
+    np.testing.assert_allclose(comparison.sides[0].mean, [0.8, 0.0])
+    np.testing.assert_allclose(comparison.sides[1].mean, [0.1, 0.3])
+    assert comparison.pictures == 4
+    np.testing.assert_allclose(comparison.base, np.random.default_rng(0).normal(size=(8, 2))[:4].mean(0))
+    assert "unequal cost" in comparison.notes[0]
 
-    found = compare([cheap, dear], by="method", cost="pictures")  # 64 against 32
-    assert found.budget == 32.0
-    np.testing.assert_allclose(found.sides[0].mean, [0.2, 0.0])
-    np.testing.assert_allclose(found.sides[1].mean, [0.2, 0.5])
+    comparison = compare([cheap, dear], by="method", cost="pictures")  # 64 against 32
+    assert comparison.budget == 32.0
+    np.testing.assert_allclose(comparison.sides[0].mean, [0.2, 0.0])
+    np.testing.assert_allclose(comparison.sides[1].mean, [0.2, 0.5])
 
-    found = compare([cheap, dear], by="method", cost="seconds")  # 160 against 32
-    assert found.budget == 32.0
-    np.testing.assert_allclose(found.sides[0].mean, [0.0, 0.0])  # its first look is at 40
-    np.testing.assert_allclose(found.sides[1].mean, [0.2, 0.5])
+    comparison = compare([cheap, dear], by="method", cost="seconds")  # 160 against 32
+    assert comparison.budget == 32.0
+    np.testing.assert_allclose(comparison.sides[0].mean, [0.0, 0.0])  # its first look is at 40
+    np.testing.assert_allclose(comparison.sides[1].mean, [0.2, 0.5])
 
 
 def test_a_look_after_the_last_whole_line_of_the_log_is_left_out(tmp_path):
@@ -144,9 +151,9 @@ def test_seeds_of_several_values_of_any_key_are_grouped(tmp_path):
         for clip in (0.25, 0.5)
         for seed in (0, 1)
     ]
-    found = compare(runs, by="method.clip")
-    assert [(side.name, len(side.curves)) for side in found.sides] == [("0.25", 2), ("0.5", 2)]
-    np.testing.assert_allclose([side.mean[0] for side in found.sides], [0.375, 0.75])
+    comparison = compare(runs, by="method.clip")
+    assert [(side.name, len(side.curves)) for side in comparison.sides] == [("0.25", 2), ("0.5", 2)]
+    np.testing.assert_allclose([side.mean[0] for side in comparison.sides], [0.375, 0.75])
 
 
 # Refusals
@@ -186,23 +193,25 @@ def test_a_run_that_was_not_looked_at_is_refused(tmp_path):
 
 
 def test_the_same_seed_twice_names_the_key_that_differs(tmp_path):
-    with pytest.raises(RunError, match=r"method = otca holds the same seed twice .*differ: method\.clip"):
+    with pytest.raises(
+        RunError, match=r"method = otca holds the same seed twice .*differ: method\.objective\.loss\.clip"
+    ):
         compare(pair(tmp_path, method="otca", changes={"method.clip": 0.3}), by="method")
     with pytest.raises(RunError, match="differ: there is none"):
         compare(pair(tmp_path / "again", method="otca"), by="method")
 
 
 def test_seeds_that_differ_in_something_else_have_no_mean(tmp_path):
-    other = {"rollout.prompts": 3, "output.folder": "elsewhere", "rollout.micro_batch": 4}
-    runs = pair(tmp_path, method="otca", seed=1, changes=other)
+    changes = {"rollout.prompts": 3, "output.folder": "elsewhere", "rollout.micro_batch": 4}
+    runs = pair(tmp_path, method="otca", seed=1, changes=changes)
     with pytest.raises(RunError, match=r"differ in more than their seed \(rollout\.prompts\)"):
         compare(runs, by="method")
 
 
 def test_what_changes_no_result_may_differ(tmp_path):
-    other = {"output.folder": "elsewhere", "rollout.micro_batch": 4, "training.micro_batch": 4}
-    found = compare(pair(tmp_path, method="otca", seed=1, changes=other), by="method")
-    assert [len(side.curves) for side in found.sides] == [2]
+    changes = {"output.folder": "elsewhere", "rollout.micro_batch": 4, "training.micro_batch": 4}
+    comparison = compare(pair(tmp_path, method="otca", seed=1, changes=changes), by="method")
+    assert [len(side.curves) for side in comparison.sides] == [2]
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):
@@ -211,6 +220,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         compare(runs, by="method.clipp")
     with pytest.raises(RunError, match=r'no recipe key "seed\.number"'):
         compare(runs, by="seed.number")
+    with pytest.raises(RunError, match=r'no recipe key "polcy\.weights"; did you mean "policy"'):
+        compare(runs, by="polcy.weights")
 
 
 # The table
@@ -225,12 +236,13 @@ def test_the_table_can_be_pasted(tmp_path):
             ("tcd", 0, (0.125, 0.0625)),
         ]
     ]
-    lines = markdown(compare(runs, by="method")).splitlines()
+    lines = [re.sub(" +", " ", line) for line in markdown(compare(runs, by="method")).splitlines()]
     base = np.random.default_rng(0).normal(size=(8, 2)).mean(0)
     width = 12.7062047 * 0.25  # sd 0.25 sqrt(2), sem 0.25
+    assert re.fullmatch(r"(\|:-+){3}(\|-+:){2}\|", lines[1])
     assert lines[:4] == [
-        "| score |  | base | method = otca (2 seeds) | method = tcd (1 seeds) |",
-        "| --- | --- | --- | ---: | ---: |",
+        "| score | | base | method = otca (2 seeds) | method = tcd (1 seeds) |",
+        lines[1],
         f"| shine | trained | {base[0]:.4f} | **+0.5000 ± {width:.4f}** | +0.1250 |",
         f"| taste | held out | {base[1]:.4f} | -0.5000 ± 0.0000 | **+0.0625** |",
     ]

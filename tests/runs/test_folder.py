@@ -14,7 +14,13 @@ from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
-from stepcredit.runs.reader import read_lines
+from stepcredit.runs.reader import FORMAT, read_lines
+
+
+def begun(path):
+    """The two files that make a folder a run."""
+    (path / "run.yaml").write_text("seed: 1\n")
+    (path / "environment.json").write_text(json.dumps({"format": FORMAT}))
 
 
 def snapshot(folder):
@@ -26,7 +32,10 @@ def visible(folder):
 
 
 def made_credit():
-    P, G, N, K = 2, 3, 4, 2
+    P = 2
+    G = 3
+    N = 4
+    K = 2
     generator = torch.Generator().manual_seed(0)
     return Credit(
         per_step=torch.randn(P, G, N, generator=generator, dtype=torch.float64),
@@ -92,13 +101,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, where
 def test_only_a_run_can_be_reopened(tmp_path):
     with pytest.raises(RunError, match=r"is not a run: it has no run\.yaml"):
         RunFolder.reopen(tmp_path)
-    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    begun(tmp_path)
     assert RunFolder.reopen(tmp_path).path == tmp_path
 
 
 def test_a_run_has_one_writer_at_a_time(tmp_path):
     folder = RunFolder.create(tmp_path)
-    folder.write_text("run.yaml", "seed: 1\n")
+    begun(tmp_path)
     with pytest.raises(RunError, match="is being written by another process"):
         RunFolder.reopen(tmp_path)
     folder.release()
@@ -121,7 +130,8 @@ def test_the_log_is_json_lines_with_null_for_what_is_not_a_number(tmp_path):
 
 
 def test_credit_tensors_come_back_as_they_were(tmp_path):
-    credit, scores = made_credit(), torch.randn(2, 3, 2)
+    credit = made_credit()
+    scores = torch.randn(2, 3, 2)
     similarity = np.random.default_rng(0).random((2, 3, 5), dtype=np.float32)
     folder = RunFolder.create(tmp_path / "run")
     folder.credit(7, credit, similarity, RewardTable(("a", "b"), scores), ["a red circle", "zwei Äpfel"])
@@ -138,6 +148,13 @@ def test_credit_tensors_come_back_as_they_were(tmp_path):
     assert json.loads(notes["objectives"]) == ["a", "b"]
     assert json.loads(notes["prompts"]) == ["a red circle", "zwei Äpfel"]
     assert visible(path.parent) == ["000007.safetensors"]
+
+
+def test_a_similarity_that_nobody_looked_at_is_not_stored(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.credit(7, made_credit(), None, RewardTable(("a", "b"), torch.zeros(2, 3, 2)), ["x", "y"])
+    stored = load_file(folder.path / "credit" / "000007.safetensors")
+    assert stored.keys() == {*made_credit().tensors(), "rewards"}
 
 
 def test_rewinding_forgets_what_came_later_and_nothing_else(tmp_path):
@@ -195,7 +212,7 @@ def test_the_half_written_last_line_of_a_killed_run_is_skipped(tmp_path):
 
 
 def test_the_environment_names_versions_and_device():
-    found = describe()
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["device"]
-    json.dumps(found)
+    environment = describe()
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["device"]
+    json.dumps(environment)

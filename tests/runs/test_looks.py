@@ -19,7 +19,7 @@ def made_look(captions=("a red circle", "zwei Äpfel", "a red circle"), seed=0, 
     rows = tuple(2 * index + 1 for index in range(len(captions)))
     scores = generator.normal(size=(len(rows), 2)) / 3
     scores.ravel()[::3] = np.nan
-    asked = np.where(np.arange(len(rows)) % 2, np.nan, 1.0)
+    number = np.where(np.arange(len(rows)) % 2, np.nan, 1.0)
     look = Look(
         iteration=12,
         weights="average",
@@ -28,7 +28,7 @@ def made_look(captions=("a red circle", "zwei Äpfel", "a red circle"), seed=0, 
         prompts=tuple(captions),
         scores=scores,
         pictures={row: generator.integers(0, 256, (8, 6, 3), dtype=np.uint8) for row in rows},
-        answers={"number": asked, "colour": np.zeros(len(rows))},
+        answers={"number": number, "colour": np.zeros(len(rows))},
         errors=("taste: ran out of ink",),
     )
     return replace(look, **changed)
@@ -77,9 +77,9 @@ def test_a_look_without_answers_comes_back_without(tmp_path):
 
 def test_writing_again_replaces_the_whole(tmp_path):
     looks.write(tmp_path / "000012", made_look(), [1, 3, 5])
-    other = made_look(["a blue square"], seed=1)
-    looks.write(tmp_path / "000012", other, [])
-    assert_same(looks.read(tmp_path / "000012"), other, [])
+    second = made_look(["a blue square"], seed=1)
+    looks.write(tmp_path / "000012", second, [])
+    assert_same(looks.read(tmp_path / "000012"), second, [])
     assert [path.name for path in tmp_path.iterdir()] == ["000012"]
 
 

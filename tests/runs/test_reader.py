@@ -102,7 +102,7 @@ def test_what_is_not_a_run_is_refused(tmp_path):
 def test_a_run_of_another_format_is_refused(path, stored):
     (path / "environment.json").write_text(json.dumps(stored))
     version = "0\\.0\\.7" if "packages" in stored else "of unknown version"
-    with pytest.raises(RunError, match=rf"stepcredit {version} in format .* reads format {FORMAT}"):
+    with pytest.raises(RunError, match=rf"stepcredit {version} in format .* reads formats 2 and 3;"):
         RunReader(path)
 
 
@@ -146,12 +146,12 @@ with FileLock(sys.argv[1]):
 
 def test_a_run_can_be_read_while_another_process_writes_it(path):
     command = [sys.executable, "-c", HOLD, str(path / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="is being written by another process"):
             RunFolder.reopen(path)
         assert len(RunReader(path).metrics()) == 2
-        other.communicate("\n")
+        holder.communicate("\n")
     RunFolder.reopen(path)
 
 

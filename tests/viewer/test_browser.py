@@ -45,17 +45,22 @@ def browse(tmp_path_factory) -> Look:
 
 
 def find_browser() -> str:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None and sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+    browser = first_browser()
+    if browser is None and sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
         install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
         try:
             subprocess.run(install, capture_output=True, timeout=240, check=False)
         except subprocess.TimeoutExpired:
             pytest.skip("there is no Chromium, and installing it took longer than 240 s")
-        found = shutil.which("chromium")
-    if found is None:
+        browser = shutil.which("chromium")
+    if browser is None:
         pytest.skip("there is no Chromium here; on Debian: apt-get install chromium")
-    return found
+    return browser
+
+
+def first_browser() -> str | None:
+    paths = [shutil.which(name) for name in NAMES]
+    return next((path for path in paths if path is not None), None)
 
 
 @pytest.fixture(scope="session")
@@ -202,7 +207,8 @@ def contrast(one: Sequence[float], other: Sequence[float]) -> float:
 def test_text_stands_out_from_what_it_stands_on(theme):
     colours = {name: np.array(rgb(colour)) for name, colour in themes()[theme].items()}
     pairs = [(ink, paper) for ink in ("--ink", "--muted", "--good", "--bad") for paper in ("--paper", "--card")]
-    assert {pair: contrast(*(colours[name] for name in pair)) >= 4.5 for pair in pairs} == dict.fromkeys(pairs, True)
+    readable = {(ink, paper): contrast(colours[ink], colours[paper]) >= 4.5 for ink, paper in pairs}
+    assert readable == dict.fromkeys(pairs, True)
     for hue in ("--more", "--less"):  # a number in a cell: at most half of the hue over the card
         assert contrast(colours["--ink"], (colours[hue] + colours["--card"]) / 2) >= 4.5
     for curve in (name for name in colours if re.fullmatch(r"--c\d", name)):

@@ -13,7 +13,8 @@ from stepcredit.viewer import charts
 from stepcredit.viewer.charts import Line
 
 ODD = "<b>&\"'"
-NAN, INF = math.nan, math.inf
+NAN = math.nan
+INF = math.inf
 reals = st.floats(-1e9, 1e9, allow_subnormal=False)
 odd_reals = reals | st.just(NAN) | st.just(INF)
 
@@ -32,17 +33,17 @@ def texts(tree):
 def outside(tree):
     """Coordinates that are not inside the picture."""
     _, _, width, height = (float(part) for part in tree.get("viewBox").split())
-    found = []
+    places = []
     for item in tree.iter():
         sizes = {key: float(value) for key, value in item.attrib.items() if re.fullmatch(r"c?[xy][12]?", key)}
         if item.tag == "rect":
             sizes |= {"x2": sizes["x"] + float(item.get("width")), "y2": sizes["y"] + float(item.get("height"))}
-        for place in item.get("points", "").split():
-            x, y = place.split(",")
-            found += [("x", float(x), width), ("y", float(y), height)]
-        found += [(key, value, width if "x" in key else height) for key, value in sizes.items()]
-    assert found
-    return [place for place in found if not 0 <= place[1] <= place[2] + 0.1]
+        for point in item.get("points", "").split():
+            x, y = point.split(",")
+            places += [("x", float(x), width), ("y", float(y), height)]
+        places += [(key, value, width if "x" in key else height) for key, value in sizes.items()]
+    assert places
+    return [place for place in places if not 0 <= place[1] <= place[2] + 0.1]
 
 
 def line(y, **settings):
@@ -117,7 +118,8 @@ def test_the_legend_tells_dashed_from_solid_and_leaves_faint_curves_out():
 )
 def test_every_cell_stays_inside_the_picture(values, write):
     table = np.array(values)
-    rows, columns = [f"row {i}" for i in range(table.shape[0])], [f"c{i}" for i in range(table.shape[1])]
+    rows = [f"row {i}" for i in range(table.shape[0])]
+    columns = [f"c{i}" for i in range(table.shape[1])]
     tree = drawn(charts.heat(table, alt="x", rows=rows, columns=columns, x_label="step", write=write, tips=True))
     assert not outside(tree)
     cells = list(tree.iter("rect"))
@@ -133,17 +135,18 @@ def test_more_and_less_than_the_middle_have_different_colours():
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
 def test_an_empty_table_says_so(shape):
-    rows, columns = ["r"] * shape[0], ["c"] * shape[1]
+    rows = ["r"] * shape[0]
+    columns = ["c"] * shape[1]
     assert texts(drawn(charts.heat(np.empty(shape), alt="x", rows=rows, columns=columns, x_label="")))
 
 
 def test_names_of_columns_are_all_there_when_they_are_few_and_thinned_when_many():
     few = ["clip_t", "hps", "aesthetic", "composition", "diversity"]
-    shown = texts(drawn(charts.heat(np.zeros((1, 5)), alt="x", rows=["a"], columns=few, x_label="")))
-    assert [name for name in few if name in shown] == few
+    words = texts(drawn(charts.heat(np.zeros((1, 5)), alt="x", rows=["a"], columns=few, x_label="")))
+    assert [name for name in few if name in words] == few
     many = [str(number) for number in range(120)]
-    shown = texts(drawn(charts.heat(np.zeros((1, 120)), alt="x", rows=["a"], columns=many, x_label="", room=960.0)))
-    assert 10 < len(shown) < 60
+    words = texts(drawn(charts.heat(np.zeros((1, 120)), alt="x", rows=["a"], columns=many, x_label="", room=960.0)))
+    assert 10 < len(words) < 60
 
 
 def test_a_table_escapes_and_has_no_negative_zero():
@@ -159,7 +162,7 @@ def test_a_table_escapes_and_has_no_negative_zero():
 
 @given(st.lists(st.tuples(st.text("ab_", min_size=1, max_size=90), reals, reals, reals), min_size=1, max_size=6))
 def test_every_interval_stays_inside_the_picture(rows):
-    given_rows = [(name, sorted(some)[1], min(some), max(some), "--c1") for name, *some in rows]
+    given_rows = [(name, sorted(ends)[1], min(ends), max(ends), "--c1") for name, *ends in rows]
     assert not outside(drawn(charts.intervals(given_rows, alt="x", x_label="gain")))
 
 

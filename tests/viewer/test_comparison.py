@@ -22,8 +22,8 @@ def runs(folder, methods, seeds, **settings):
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_curves_of_both_sides_are_drawn(tmp_path, seeds):
-    found = runs(tmp_path, ("otca", "dance_grpo"), seeds, rewards=["hps"], held_out=["diversity"])
-    draw(compare(found, by="method"), tmp_path / "out.png")
+    sides = runs(tmp_path, ("otca", "dance_grpo"), seeds, rewards=["hps"], held_out=["diversity"])
+    draw(compare(sides, by="method"), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] > 900  # two panels
@@ -34,7 +34,7 @@ def test_curves_of_both_sides_are_drawn(tmp_path, seeds):
 
 
 def test_a_single_score_is_one_panel(tmp_path):
-    found = compare(runs(tmp_path, ("otca", "tcd"), (0,), rewards=["hps"], held_out=[]), by="method")
-    draw(found, tmp_path / "out.png")
+    comparison = compare(runs(tmp_path, ("otca", "tcd"), (0,), rewards=["hps"], held_out=[]), by="method")
+    draw(comparison, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size[0] < 700

@@ -18,9 +18,10 @@ from stepcredit.errors import RunError
 from stepcredit.evaluation.paired import Difference
 from stepcredit.records import StepReport
 from stepcredit.runs.reader import RunReader
-from stepcredit.viewer import live, panels, report
+from stepcredit.viewer import live, report
 from stepcredit.viewer.live import LiveReport
-from stepcredit.viewer.panels import Story
+from stepcredit.viewer.panels.sections import SECTIONS
+from stepcredit.viewer.panels.story import Story, spread
 
 VARIANTS = {
     "finished": {},
@@ -46,19 +47,25 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.ids, self.headings, self.addresses, self.alts, self.open = [], [], [], [], [], []
+        self.tags = []
+        self.ids = []
+        self.headings = []
+        self.addresses = []
+        self.alts = []
+        self.open = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
+        attributes = dict(attrs)
         self.tags.append(tag)
-        if "id" in given:
-            self.ids.append(given["id"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
         if re.fullmatch(r"h\d", tag):
             self.headings.append(int(tag[1]))
-        self.addresses += [given[key] for key in ("href", "src", "action", "srcset", "data", "poster") if key in given]
+        keys = ("href", "src", "action", "srcset", "data", "poster")
+        self.addresses += [attributes[key] for key in keys if key in attributes]
         if tag == "img":
-            self.alts.append(given.get("alt"))
+            self.alts.append(attributes.get("alt"))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -94,7 +101,7 @@ def test_every_kind_of_run_has_a_whole_page(tmp_path, settings):
 
 def test_a_finished_run_has_every_section(finished):
     text = page_of(finished)
-    wanted = [key for key, _, _ in panels.SECTIONS]
+    wanted = [key for key, _, _ in SECTIONS]
     assert {"verdict", "pictures", "problems", "recipe", *wanted} <= set(Page(text).ids)
     titles = ("Hacking gap", "Which captions gained", "What the exact checker says", "Weight of each step")
     titles += ("One group, step by sample", "Exploration strength", "Agreement of the rewards", "Clip fraction by step")
@@ -114,6 +121,22 @@ def test_a_run_without_a_look_shows_its_training_and_promises_nothing(tmp_path):
     assert "<figure" not in text
 
 
+def test_a_run_in_which_nobody_looked_at_the_similarity_has_all_other_panels(finished, tmp_path):
+    path = drawn_run(tmp_path / "run", similarity=False)
+    titles = set(re.findall(r"<h3>([^<]*)</h3>", page_of(path)))
+    similarities = {"Similarity to the finished picture", "Similarity gained by each step"}
+    assert titles == set(re.findall(r"<h3>([^<]*)</h3>", page_of(finished))) - similarities
+    assert "Weight of each step" in titles
+
+
+def test_a_similarity_that_only_later_iterations_stored_is_shown_from_there(finished, tmp_path):
+    path = shutil.copytree(drawn_run(tmp_path / "without", similarity=False), tmp_path / "run")
+    for iteration in (3, 5):
+        shutil.copy(finished / "credit" / f"{iteration:06d}.safetensors", path / "credit")
+    charts = re.findall(r"<h3>Similarity.*?</article>", page_of(path), re.DOTALL)
+    assert [re.findall(r"</i>(iteration \d)</span>", chart) for chart in charts] == [["iteration 3", "iteration 5"]] * 2
+
+
 def test_captions_are_escaped_everywhere(tmp_path):
     text = page_of(drawn_run(tmp_path / "run", captions=[HTML]))
     assert '<script>document.title = "broken"' not in text
@@ -129,7 +152,8 @@ def test_parts_that_do_not_apply_are_left_out(tmp_path):
 def test_every_pair_has_its_own_scores_in_the_order_of_the_choice(finished):
     text = page_of(finished)
     reader = RunReader(finished)
-    base, tuned = reader.look(0), reader.look(6)
+    base = reader.look(0)
+    tuned = reader.look(6)
     first = re.findall(r"<figure.*?</figure>", text, re.DOTALL)[1]
     names = re.findall(r"<option>([a-z_]+)</option>", text)
     assert names == list(base.names)
@@ -157,7 +181,9 @@ def row(name, low, high):
     return Difference(name, 0.0, (low + high) / 2, (low + high) / 2, 0.1, low, high)
 
 
-UP, DOWN, UNCLEAR = (0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)
+UP = (0.1, 0.2)
+DOWN = (-0.2, -0.1)
+UNCLEAR = (-0.1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +200,7 @@ UP, DOWN, UNCLEAR = (0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)
     ],
 )
 def test_what_moved_is_told_in_a_sentence(intervals, wanted):
-    assert report._told("reward", [row(name, *ends) for name, ends in intervals.items()]) == wanted
+    assert report._moved_in_words("reward", [row(name, *ends) for name, ends in intervals.items()]) == wanted
 
 
 @pytest.mark.parametrize(
@@ -204,7 +230,7 @@ def test_a_run_that_moved_nothing_says_so(tmp_path):
 def test_a_run_is_compared_on_the_pictures_that_both_looks_have(tmp_path):
     path = drawn_run(tmp_path / "run", state="running")  # 48 pictures before, 32 after
     story = Story.read(RunReader(path))
-    assert [found.verdict for found in story.differences()] == ["up"] * 5
+    assert [difference.verdict for difference in story.differences()] == ["up"] * 5
     assert "on 32 pictures of 8 held-out captions" in page_of(path)
 
 
@@ -236,7 +262,7 @@ def test_small_pictures_are_embedded_exactly(finished):
 
 @pytest.mark.parametrize("count", [0, 1, 119, 120, 121, 1000])
 def test_a_long_run_is_thinned_evenly_from_its_first_to_its_last(count):
-    chosen = panels._spread(range(count))
+    chosen = spread(range(count))
     assert len(chosen) == min(count, 120)
     assert chosen[:1] + chosen[-1:] == [0, count - 1][: 2 * count]
     assert len({b - a for a, b in itertools.pairwise(chosen)}) <= 2
@@ -280,8 +306,8 @@ def test_a_last_line_that_is_being_written_does_no_harm(tmp_path):
 
 def test_the_live_report_is_written_after_looks_and_at_the_end(tmp_path):
     path = drawn_run(tmp_path / "run", state="running")
-    told = []
-    tracker = LiveReport(path, told.append)
+    messages = []
+    tracker = LiveReport(path, messages.append)
     tracker.log(StepReport(0, {}))
     assert not (path / "report.html").exists()
     tracker.pictures(4, "samples", [], [])
@@ -289,7 +315,7 @@ def test_the_live_report_is_written_after_looks_and_at_the_end(tmp_path):
     (path / "result.json").write_text(json.dumps({"rows": []}))
     tracker.close()
     assert "finished after" in (path / "report.html").read_text(encoding="utf-8")
-    assert told == []
+    assert messages == []
 
 
 def test_a_live_report_that_fails_tells_once_and_never_raises(tmp_path, monkeypatch):
@@ -297,9 +323,9 @@ def test_a_live_report_that_fails_tells_once_and_never_raises(tmp_path, monkeypa
         raise ZeroDivisionError("oh")
 
     monkeypatch.setattr(live, "write", fails)
-    told = []
-    tracker = LiveReport(tmp_path, told.append)
+    messages = []
+    tracker = LiveReport(tmp_path, messages.append)
     tracker.pictures(1, "samples", [], [])
     tracker.pictures(2, "samples", [], [])
     tracker.close()
-    assert told == ["the report could not be written: ZeroDivisionError: oh"]
+    assert messages == ["the report could not be written: ZeroDivisionError: oh"]

@@ -11,7 +11,7 @@ from drawn_runs import drawn_run
 from stepcredit.evaluation.paired import Difference
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer import report, terminal
-from stepcredit.viewer.panels import Story
+from stepcredit.viewer.panels.story import Story
 
 
 def printed(act, width=140):
@@ -86,22 +86,22 @@ def test_a_table_of_differences_fits_eighty_columns():
     names = ("vq", "composition", "aesthetic")
     table = terminal.differences([Difference(name, 1.0, 1.25, 0.25, 0.1, -0.125, 0.375) for name in names], {"vq"})
     text = printed(lambda console: console.print(table), width=80)
-    rows = [line for line in text.splitlines() if any(name in line for name in names)]
+    rows = [line for line in text.splitlines() if line.startswith(names)]
     assert len(rows) == 3
     assert all("+0.2500 [-0.1250, +0.3750]" in row and "unclear" in row for row in rows)
 
 
 def test_an_evaluation_is_printed_with_kinds_questions_and_gap(finished):
-    found = json.loads((finished / "result.json").read_text(encoding="utf-8"))
-    text = printed(lambda console: terminal.evaluation(found, finished, console))
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
+    text = printed(lambda console: terminal.evaluation(result, finished, console))
     assert "48 pictures of 12 captions" in text
     assert all(word in text for word in ("position", "questions of the exact checker", "colour"))
-    assert f"hacking gap {found['hacking_gap']['gap']:+.2f} standard deviations [" in text
+    assert f"hacking gap {result['hacking_gap']['gap']:+.2f} standard deviations [" in text
 
 
 def test_an_evaluation_of_other_captions_is_printed(tmp_path):
     path = drawn_run(tmp_path / "run", captions=["a lighthouse", "ein Käfer"], held_out=[])
-    found = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    text = printed(lambda console: terminal.evaluation(found, path, console))
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    text = printed(lambda console: terminal.evaluation(result, path, console))
     assert "hacking gap" not in text
     assert "kind of caption" not in text

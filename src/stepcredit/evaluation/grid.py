@@ -2,14 +2,22 @@
 
 import textwrap
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from stepcredit.files import media
+
+_ROW = 1.62  # inches of a row, with two lines of caption
+_NEUTRAL = "#888888"
+_RIGHT = "#2a9d55"
+_WRONG = "#d1495b"
 
 
 def before_after(
@@ -26,14 +34,16 @@ def before_after(
 
     With `fps` they are videos, and the file is an animation.
     """
-    first = [sides if fps is None else sides[:, 0] for sides in (before, after)]
-    figure, shown = _grid(captions, first, columns=columns, marks=marks)
+    stills = [side if fps is None else side[:, 0] for side in (before, after)]
+    figure, images = _grid(captions, stills, columns=columns, marks=marks)
     if fps is None:
         figure.savefig(path)
         return
-    videos, frames = [video for pair in zip(before, after, strict=True) for video in pair], []
+    videos = list(chain(*zip(before, after, strict=True)))
+    frames = []
+    # The figure is laid out once; only the pixels of its images change from frame to frame.
     for at in range(before.shape[1]):
-        for image, video in zip(shown, videos, strict=True):
+        for image, video in zip(images, videos, strict=True):
             image.set_data(video[at])
         frames.append(_pixels(figure))
     path.write_bytes(media.webp(np.stack(frames), fps))
@@ -45,33 +55,41 @@ def _grid(
     *,
     columns: int,
     marks: Sequence[tuple[bool, bool]] | None,
-) -> tuple[Figure, list]:
+) -> tuple[Figure, list[AxesImage]]:
     """The figure, and its images in the order before, after, before, after, ..."""
-    rows = -(-len(captions) // columns)
-    figure = Figure(figsize=(2.3 * columns, 1.62 * rows + 0.45), dpi=110, facecolor="white")
+    rows = -(-len(captions) // columns)  # rounded up
+    height = _ROW * rows + 0.45
+    figure = Figure(figsize=(2.3 * columns, height), dpi=110, facecolor="white")
     figure.suptitle("base (left) and tuned (right): same caption, same noise", fontsize=11)
-    outer = figure.add_gridspec(
-        rows, columns, hspace=0.42, wspace=0.08, left=0.01, right=0.99, bottom=0.02, top=1 - 0.62 / (1.62 * rows + 0.45)
+    cells = figure.add_gridspec(
+        rows, columns, hspace=0.42, wspace=0.08, left=0.01, right=0.99, bottom=0.02, top=1 - 0.62 / height
     )
     images = []
     for index, caption in enumerate(captions):
-        cell = outer[index // columns, index % columns].subgridspec(1, 2, wspace=0.04)
+        pair = cells[index // columns, index % columns].subgridspec(1, 2, wspace=0.04)
         for side, pictures in enumerate(sides):
-            axes = figure.add_subplot(cell[0, side])
+            axes = figure.add_subplot(pair[0, side])
+            # nearest: miniature worlds draw 32 pixels, and what is seen should be what was scored
             images.append(axes.imshow(pictures[index], interpolation="nearest"))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            colour = "#888888" if marks is None else ("#2a9d55" if marks[index][side] else "#d1495b")
-            for spine in axes.spines.values():
-                spine.set_edgecolor(colour)
-                spine.set_linewidth(2.5)
+            _frame(axes, _NEUTRAL if marks is None else _verdict_colour(marks[index][side]))
             if side == 0:
-                text = "\n".join(textwrap.wrap(caption, 34))
-                axes.set_title(text, fontsize=7.5, loc="left", pad=3)
+                axes.set_title("\n".join(textwrap.wrap(caption, 34)), fontsize=7.5, loc="left", pad=3)
     return figure, images
+
+
+def _verdict_colour(right: bool) -> str:
+    return _RIGHT if right else _WRONG
+
+
+def _frame(axes: Axes, colour: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_edgecolor(colour)
+        spine.set_linewidth(2.5)
 
 
 def _pixels(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # the canvas draws the next frame into the same memory

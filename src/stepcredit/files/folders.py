@@ -11,6 +11,7 @@ def resolve(weights: str, embedded: str) -> str:
     """A local folder or hub id; the word `scenes` is the folder `embedded` inside the package."""
     if weights == "scenes":
         return str(resources.files("stepcredit") / "assets" / embedded)
+    # owner/name could be a folder too: only what is no hub id can be a folder that is missing
     looks_local = weights.startswith((".", "/", "~")) or (os.sep in weights[1:] and weights.count("/") != 1)
     if looks_local and not Path(weights).expanduser().is_dir():
         raise WeightsError(f"there is no folder {weights}; give a model folder, a hub id (owner/name) or `scenes`")
@@ -29,6 +30,7 @@ def check_local(folder: str, *, index: str, parts: tuple[str, ...]) -> None:
         raise WeightsError(f"{folder} lacks {', '.join(missing)}; the folder is partial, copy or download it again")
     for part in parts or (".",):
         weights = [file for file in (path / part).iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".pth")]
+        # a folder may hold both kinds; diffusers then loads the safetensors
         pickles = [file for file in weights if file.suffix != ".safetensors"]
         if pickles and len(pickles) == len(weights):
             raise WeightsError(

@@ -11,6 +11,7 @@ from PIL import Image
 
 Medium = UInt8[np.ndarray, "*frames H W 3"]
 _EXACT = 64  # up to this side videos are stored without loss, and both are embedded as they are
+_QUALITY = 80  # of WebP, where larger ones lose something: artefacts are not seen beside those of the generator
 
 
 def is_video(medium: Medium) -> bool:
@@ -32,28 +33,30 @@ def load(path: Path, fps: float | None, frames: int = 1) -> Medium:
     with Image.open(path) as image:
         if fps is None:
             return np.asarray(image.convert("RGB"))
-        found = []
-        for at in range(getattr(image, "n_frames", 1)):
-            image.seek(at)
-            image.load()
-            stays = max(1, round(image.info.get("duration", 1000 / fps) * fps / 1000))
-            found += [np.asarray(image.convert("RGB"))] * stays
-        found += found[-1:] * (frames - len(found))
-        return np.stack(found)
+        video = []
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()  # Pillow knows how long a frame stays only after it is decoded
+            repeats = max(1, round(image.info.get("duration", 1000 / fps) * fps / 1000))
+            video += [np.asarray(image.convert("RGB"))] * repeats
+        # A video in which nothing moves is a still picture in the file, without any duration.
+        video += video[-1:] * (frames - len(video))
+        return np.stack(video)
 
 
 def webp(video: UInt8[np.ndarray, "F H W 3"], fps: float, *, side: int | None = None) -> bytes:
     """An endless animation; `side` is the longest side that it may have."""
-    frames, buffer = [Image.fromarray(frame) for frame in video], io.BytesIO()
+    frames = [Image.fromarray(frame) for frame in video]
     if side is not None:
         for frame in frames:
             frame.thumbnail((side, side))
-    exact = max(frames[0].size) <= _EXACT
-    starts = [round(at * 1000 / fps) for at in range(len(frames) + 1)]
+    # WebP counts whole milliseconds: starts are rounded, not durations, so that no error adds up over the frames.
+    starts = [round(index * 1000 / fps) for index in range(len(frames) + 1)]
     durations = [after - before for before, after in pairwise(starts)]
-    settings = {"lossless": True} if exact else {"quality": 80}
+    loss = {"lossless": True} if max(frames[0].size) <= _EXACT else {"quality": _QUALITY}
+    buffer = io.BytesIO()
     frames[0].save(
-        buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, method=4, **settings
+        buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, method=4, **loss
     )
     return buffer.getvalue()
 
@@ -64,9 +67,10 @@ def data_uri(medium: Medium, fps: float | None, *, side: int) -> str:
         return _uri("webp", webp(medium, fps, side=side))
     if max(medium.shape[:2]) <= _EXACT:
         return _uri("png", _png(medium))
-    image, buffer = Image.fromarray(medium), io.BytesIO()
+    image = Image.fromarray(medium)
     image.thumbnail((side, side))
-    image.save(buffer, "WEBP", quality=80)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=_QUALITY)
     return _uri("webp", buffer.getvalue())
 
 

@@ -12,7 +12,7 @@ _AGAIN = "make room, then do it again"
 
 def write_text(path: Path, text: str, *, advice: str = _AGAIN) -> None:
     """Whole or not at all; `advice` is what to do when it cannot be written."""
-    writing = path.with_name(f".{path.name}.writing")
+    writing = path.with_name(f".{path.name}.writing")  # in the same folder: a rename is atomic only within one disk
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writing.write_text(text, encoding="utf-8")

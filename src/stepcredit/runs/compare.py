@@ -1,5 +1,6 @@
 """Several runs side by side at equal cost, seeds grouped. Refuses what cannot be compared and says why. No torch."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,19 +10,26 @@ import numpy as np
 from scipy import stats
 
 from stepcredit.errors import RunError, nearest
+from stepcredit.files.tables import markdown_table, plus_minus
+from stepcredit.runs.layout import moved, setting, today
 from stepcredit.runs.reader import RunReader
 from stepcredit.settings.keys import INCIDENTAL, flatten
 
 Cost = Literal["pictures", "forwards", "seconds"]
-_KEYS: dict[str, str] = {"pictures": "cost/pictures", "forwards": "cost/forwards", "seconds": "time/seconds"}
+_METRICS: dict[Cost, str] = {"pictures": "cost/pictures", "forwards": "cost/forwards", "seconds": "time/seconds"}
+_UNITS: dict[Cost, str] = {"pictures": "pictures", "forwards": "network forwards", "seconds": "seconds"}
 _EQUAL = 1.02  # a run with a budget ends within one iteration of it
+_ROUNDING = 1 + 1e-9  # costs are running sums, in which equal budgets may differ in their last digit
 _MUST_AGREE = ("policy", "prompts", "rewards", "held_out", "rollout.shift", "evaluation.prompts", "evaluation.count")
 """Recipe keys without which two tables of numbers do not speak of the same thing."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: means of every score on the watched pictures, and at what cost they were reached."""
+    """One run: means of every score on the watched pictures, and at what cost they were reached.
+
+    Such as Curve(32, [0, 4000, 8000], [[0.21, 0.60], [0.24, 0.63], [0.26, 0.66]], [0.05, 0.06]).
+    """
 
     pictures: int  # watched
     costs: np.ndarray
@@ -30,12 +38,15 @@ class Curve:
 
     def at(self, cost: float) -> np.ndarray:
         """Gains of the latest look that did not cost more."""
-        return self.means[np.searchsorted(self.costs, cost * (1 + 1e-9), side="right") - 1] - self.means[0]
+        return self.means[np.searchsorted(self.costs, cost * _ROUNDING, side="right") - 1] - self.means[0]
 
 
 @dataclass(frozen=True)
 class Side:
-    """All seeds of one value of the compared key: gains over the base with 95 % intervals over seeds."""
+    """All seeds of one value of the compared key: gains over the base with 95 % intervals over seeds.
+
+    Such as Side("otca", [curve of seed 0, curve of seed 1], [[0.05, 0.06], [0.04, 0.07]]).
+    """
 
     name: str
     curves: list[Curve]
@@ -53,14 +64,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `stepcredit compare` shows."""
+    """What `stepcredit compare` shows.
+
+    Such as Comparison("method", "forwards", 8000.0, ("hps", "composition"), ("hps",), [0.21, 0.60], sides, 48, []).
+    """
 
     key: str
     cost: Cost
-    budget: float
+    budget: float  # of each run, in the unit of `cost`
     names: tuple[str, ...]
     trained: tuple[str, ...]
-    base: np.ndarray
+    base: np.ndarray  # mean of every score before training
     sides: list[Side]
     pictures: int
     notes: list[str]
@@ -71,23 +85,19 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
     if len(runs) < 2:
         raise RunError(f"got {len(runs)} run, wanted at least 2 to compare")
     agree(runs)
-    curves = {value: [curve(run, cost) for run in some] for value, some in seeds_by(runs, by).items()}
+    curves: dict[str, list[Curve]] = {}
+    for value, seeds in seeds_by(runs, by).items():
+        curves[value] = [curve(run, cost) for run in seeds]
     everyone = list(chain(*curves.values()))
     budget = min(float(item.costs[-1]) for item in everyone)
+    # Gains on all pictures are known at the end of a run only, so they count only where all runs end at one cost.
     at_end = all(item.costs[-1] <= budget * _EQUAL and item.whole is not None for item in everyone)
-    base, watched = runs[0].look(0, pictures=False), min(item.pictures for item in everyone)
+    base = runs[0].look(0, pictures=False)
+    watched = min(item.pictures for item in everyone)
 
-    def gain(item: Curve) -> np.ndarray:
+    def gains(item: Curve) -> np.ndarray:
         return item.whole if at_end and item.whole is not None else item.at(budget)
 
-    notes = []
-    if not at_end:
-        notes.append(f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures")
-    besides = [key for key in differing(runs) if not key.startswith(by)]
-    if besides:
-        notes.append(f"besides {by}, the runs differ in {', '.join(besides)}")
-    if any(len(some) == 1 for some in curves.values()):
-        notes.append("a single seed has no interval over seeds")
     return Comparison(
         key=by,
         cost=cost,
@@ -95,10 +105,23 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
         names=base.names,
         trained=tuple(runs[0].trained),
         base=np.array(list(base.means().values())) if at_end else everyone[0].means[0],
-        sides=[Side(value, some, np.stack([gain(item) for item in some])) for value, some in curves.items()],
+        sides=[Side(value, seeds, np.stack(list(map(gains, seeds)))) for value, seeds in curves.items()],
         pictures=len(base.rows) if at_end else watched,
-        notes=notes,
+        notes=_notes(runs, by, sizes=[len(seeds) for seeds in curves.values()], watched=None if at_end else watched),
     )
+
+
+def _notes(runs: Sequence[RunReader], by: str, *, sizes: Sequence[int], watched: int | None) -> list[str]:
+    """What to bear in mind; `sizes` are the seeds of each side, `watched` the pictures where costs are unequal."""
+    notes = []
+    if watched is not None:
+        notes.append(f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures")
+    besides = [key for key in differing(runs) if not key.startswith(moved(by))]
+    if besides:
+        notes.append(f"besides {by}, the runs differ in {', '.join(besides)}")
+    if 1 in sizes:
+        notes.append("a single seed has no interval over seeds")
+    return notes
 
 
 def seeds_by(runs: Sequence[RunReader], by: str) -> dict[str, list[RunReader]]:
@@ -106,16 +129,16 @@ def seeds_by(runs: Sequence[RunReader], by: str) -> dict[str, list[RunReader]]:
     sides: dict[str, list[RunReader]] = {}
     for run in runs:
         sides.setdefault(str(value_at(run, by)), []).append(run)
-    for value, some in sides.items():
-        if len({run.recipe["seed"] for run in some}) < len(some):
+    for value, seeds in sides.items():
+        if len({run.recipe["seed"] for run in seeds}) < len(seeds):
             raise RunError(
-                f"{by} = {value} holds the same seed twice ({', '.join(str(run.path) for run in some)}); "
-                f"compare by the key in which they differ: {', '.join(differing(some)) or 'there is none'}"
+                f"{by} = {value} holds the same seed twice ({', '.join(str(run.path) for run in seeds)}); "
+                f"compare by the key in which they differ: {', '.join(differing(seeds)) or 'there is none'}"
             )
-        other = [key for key in differing(some) if key != by]
-        if other:
+        besides = differing(seeds)
+        if besides:
             raise RunError(
-                f"the runs with {by} = {value} differ in more than their seed ({', '.join(other)}), so their mean "
+                f"the runs with {by} = {value} differ in more than their seed ({', '.join(besides)}), so their mean "
                 "would mean nothing; compare by that key, or leave some out"
             )
     return sides
@@ -124,20 +147,21 @@ def seeds_by(runs: Sequence[RunReader], by: str) -> dict[str, list[RunReader]]:
 def agree(runs: Sequence[RunReader]) -> None:
     """Refuse runs whose numbers do not speak of the same thing."""
     first = runs[0]
-    wrong = []
+    reasons = []
     for run in runs[1:]:
         keys = [key for key in _MUST_AGREE if value_at(run, key) != value_at(first, key)]
         if _sampler_steps(run) != _sampler_steps(first):
             keys.append("evaluation.steps")
+        # The same recipe may stand on other weights: what lies behind a name may have changed between the runs.
         if run.environment.get("rewards") != first.environment.get("rewards"):
             keys.append("reward fingerprints (environment.json)")
         if keys:
-            wrong.append(f"{run.path} and {first.path} differ in {', '.join(keys)}")
+            reasons.append(f"{run.path} and {first.path} differ in {', '.join(keys)}")
     for run in runs:
         if 0 not in run.looks() or len(seen(run)) < 2:
-            wrong.append(f"{run.path} has no look at held-out captions after training began; let it run further")
-    if wrong:
-        raise RunError("these runs cannot be compared: " + "; ".join(wrong))
+            reasons.append(f"{run.path} has no look at held-out captions after training began; let it run further")
+    if reasons:
+        raise RunError("these runs cannot be compared: " + "; ".join(reasons))
 
 
 def _sampler_steps(run: RunReader) -> Any:
@@ -146,23 +170,35 @@ def _sampler_steps(run: RunReader) -> Any:
 
 
 def value_at(run: RunReader, dotted: str) -> Any:
-    """A recipe value by its key; `method` alone is the method's name."""
+    """A recipe value by its key, as today's recipes or older ones spell it; `method` alone is the method's name."""
     if dotted == "method":
         return run.method
-    at: Any = run.recipe
-    for part in dotted.split("."):
-        if not isinstance(at, dict) or part not in at:
-            known = at if isinstance(at, dict) else ()
-            raise RunError(f'{run.path} has no recipe key "{dotted}"; {nearest(part, known)}')
-        at = at[part]
-    return at
+    try:
+        return setting(run.recipe, dotted)
+    except KeyError:
+        raise RunError(f'{run.path} has no recipe key "{dotted}"; {_hint(run.recipe, dotted)}') from None
+
+
+def _hint(recipe: dict[str, Any], dotted: str) -> str:
+    """What may have been meant."""
+    section, _, place = dotted.partition(".")
+    if section not in recipe:
+        return nearest(section, recipe)
+    # Last names only: whoever misspells a name may have misplaced it too.
+    names = {key.rpartition(".")[2] for key in flatten(recipe) if key.startswith(f"{section}.")}
+    return nearest(place.rpartition(".")[2], names)
 
 
 def differing(runs: Sequence[RunReader]) -> list[str]:
     """Recipe keys in which these runs differ, besides the seed and what changes no result."""
-    flat = [flatten(run.recipe) for run in runs]
-    keys = [key for key in dict.fromkeys(chain(*flat)) if key != "seed" and not key.startswith(INCIDENTAL)]
-    return [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    recipes = [flatten(today(run.recipe)) for run in runs]
+    keys = [key for key in dict.fromkeys(chain(*recipes)) if key != "seed" and not key.startswith(INCIDENTAL)]
+
+    def differs(key: str) -> bool:
+        # as text, since a set cannot hold a list; sorted, since versions may write the keys of a reward in any order
+        return len({json.dumps(recipe.get(key), sort_keys=True, default=str) for recipe in recipes}) > 1
+
+    return list(filter(differs, keys))
 
 
 def seen(run: RunReader) -> list[int]:
@@ -173,51 +209,56 @@ def seen(run: RunReader) -> list[int]:
 
 def curve(run: RunReader, cost: Cost) -> Curve:
     """A run's looks over what they cost."""
-    lines = run.metrics()
-    spent = np.concatenate([[0.0], np.cumsum([line[_KEYS[cost]] for line in lines])])
+    spent = np.concatenate([[0.0], np.cumsum([line[_METRICS[cost]] for line in run.metrics()])])
     iterations = seen(run)
-    found = [run.look(number, pictures=False) for number in iterations]
-    rows = min((look.rows for look in found), key=len)
-    result = run.result()
-    whole = None
-    if result is not None:
-        gains = {row["name"]: row["difference"] for row in result["rows"]}
-        whole = np.array([gains.get(name, np.nan) for name in found[0].names])
+    snapshots = [run.look(number, pictures=False) for number in iterations]
+    # The first and the last look are at all pictures, those between at the watched ones, which all of them have.
+    rows = min((snapshot.rows for snapshot in snapshots), key=len)
     return Curve(
         pictures=len(rows),
         costs=spent[iterations],
-        means=np.array([list(look.among(rows).means().values()) for look in found]),
-        whole=whole,
+        means=np.stack([list(snapshot.among(rows).means().values()) for snapshot in snapshots]),
+        whole=_whole_gains(run, snapshots[0].names),
     )
 
 
+def _whole_gains(run: RunReader, names: Sequence[str]) -> np.ndarray | None:
+    """Gains on all pictures, NaN for a score that has none; None before the run is finished."""
+    result = run.result()
+    if result is None:
+        return None
+    gains = {row["name"]: row["difference"] for row in result["rows"]}
+    return np.array([gains.get(name, np.nan) for name in names])
+
+
 def half_width(gains: np.ndarray) -> np.ndarray:
-    """Half a 95 % interval of the mean over the first axis, by Student's t."""
+    """Half a 95 % interval of the mean over the first axis, by Student's t; NaN for a single one."""
     n = len(gains)
     if n < 2:
         return np.full(gains.shape[1:], np.nan)
     return np.asarray(stats.t.ppf(0.975, n - 1) * gains.std(0, ddof=1) / np.sqrt(n))
 
 
-def markdown(found: Comparison) -> str:
+def markdown(comparison: Comparison) -> str:
     """A table ready to paste: gain over the base, mean of the seeds, 95 % interval over them."""
-    head = ["score", "", "base", *(f"{found.key} = {side.name} ({len(side.curves)} seeds)" for side in found.sides)]
-    lines = [_row(head), _row(["---"] * 3 + ["---:"] * len(found.sides))]
-    for k, name in enumerate(found.names):
-        best = max(range(len(found.sides)), key=lambda i: np.nan_to_num(found.sides[i].mean[k], nan=-np.inf))
-        cells = []
-        for i, side in enumerate(found.sides):
-            width = side.half_width[k]
-            text = f"{side.mean[k]:+.4f}" + (f" ± {width:.4f}" if np.isfinite(width) else "")
-            cells.append(f"**{text}**" if i == best else text)
-        lines.append(_row([name, "trained" if name in found.trained else "held out", f"{found.base[k]:.4f}", *cells]))
-    what = {"pictures": "pictures", "forwards": "network forwards", "seconds": "seconds"}[found.cost]
+    sides = comparison.sides
+    head = ["score", "", "base", *(f"{comparison.key} = {side.name} ({len(side.curves)} seeds)" for side in sides)]
+    rows = []
+    for k, name in enumerate(comparison.names):
+        kind = "trained" if name in comparison.trained else "held out"
+        rows.append([name, kind, f"{comparison.base[k]:.4f}", *_gains(sides, k)])
     about = (
-        f"Gains over the base on {found.pictures} held-out pictures at equal cost ({found.budget:,.0f} {what} of "
-        "training each), mean of the seeds ± half a 95 % interval over seeds (Student's t); bold is the largest mean."
+        f"Gains over the base on {comparison.pictures} held-out pictures at equal cost ({comparison.budget:,.0f} "
+        f"{_UNITS[comparison.cost]} of training each), mean of the seeds ± half a 95 % interval over seeds (Student's "
+        "t); bold is the largest mean."
     )
-    return "\n".join([*lines, "", " ".join([about, *(f"Note: {note}." for note in found.notes)]), ""])
+    sentences = " ".join([about, *(f"Note: {note}." for note in comparison.notes)])
+    return f"{markdown_table(head, rows, left=3)}\n\n{sentences}\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _gains(sides: Sequence[Side], k: int) -> list[str]:
+    """The gain in one score of every side, the largest bold."""
+    cells = [plus_minus(side.mean[k], side.half_width[k]) for side in sides]
+    best = int(np.argmax([np.nan_to_num(side.mean[k], nan=-np.inf) for side in sides]))  # the first of equal ones
+    cells[best] = f"**{cells[best]}**"
+    return cells

@@ -17,10 +17,14 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(terse=True),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
-        "device": torch.cuda.get_device_name(0)
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"cpu, {torch.get_num_threads()} threads"  # how sums are split, and so their last digits, hangs on it
 
 
 def _version(name: str) -> str:
@@ -33,6 +37,7 @@ def _version(name: str) -> str:
 def _commit() -> str:
     """The commit of this checkout; "unknown" for an installed package."""
     try:
+        # of the package's own folder: the working directory may be a checkout of something else
         here = Path(__file__).resolve().parent
         answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):

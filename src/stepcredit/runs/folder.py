@@ -29,7 +29,7 @@ from stepcredit.files.text import write_json, write_text
 from stepcredit.records import Credit, RewardTable, StepReport
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
-from stepcredit.runs.reader import read_lines
+from stepcredit.runs.reader import FORMAT, RunReader, read_lines
 
 _ADVICE = "the run ends here, its checkpoints are whole. Make room, then go on with: stepcredit train --resume"
 
@@ -53,11 +53,12 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """A new run; never a folder that holds another."""
+        # a .lock alone is what is left of a start that failed before it wrote anything
         if path.exists() and (not path.is_dir() or any(item.name != ".lock" for item in path.iterdir())):
-            resumes = " To go on with it: stepcredit train --resume" if (path / "run.yaml").is_file() else ""
+            resumes = f" To go on with it: stepcredit train --resume {path}" if (path / "run.yaml").is_file() else ""
             raise RunError(
                 f"{path} exists already and is not empty; nothing was changed. Choose another with "
-                f"--output.folder FOLDER, or remove it.{resumes and f'{resumes} {path}'}"
+                f"--output.folder FOLDER, or remove it.{resumes}"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,15 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
-        """A run that stopped, to go on with it."""
+        """A run that stopped, to go on with it; only of the format that is written today."""
         if not (path / "run.yaml").is_file():
             raise RunError(f"{path} is not a run: it has no run.yaml. Give the folder that `stepcredit train` printed")
+        run = RunReader(path)
+        if run.format != FORMAT:
+            raise RunError(
+                f"{path} was written by stepcredit {run.version}, and its recipe has the keys of then: go on with it "
+                "in that version, or start a new run with the new keys; show, report and compare still read it"
+            )
         return cls(path)
 
     def release(self) -> None:
@@ -82,8 +89,8 @@ class RunFolder:
         """Forget what was written after so many finished iterations; it will be written again."""
         for name in ("metrics.jsonl", "problems.jsonl"):
             path = self.path / name
-            kept = [line for line in read_lines(path) if line["iteration"] < iterations]
-            self.write_text(name, "".join(json.dumps(line) + "\n" for line in kept))
+            earlier = [line for line in read_lines(path) if line["iteration"] < iterations]
+            self.write_text(name, "".join(json.dumps(line) + "\n" for line in earlier))
         for path in (self.path / "credit").glob("*.safetensors*"):
             if path.suffix != ".safetensors" or int(path.stem) >= iterations:
                 path.unlink()
@@ -106,24 +113,32 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.path / name, value, advice=_ADVICE)
 
-    def look(self, look: Look, kept: Collection[int]) -> None:
-        """Store a look at held-out captions, with the pictures of the rows in `kept`."""
-        path = self.path / "samples" / f"{look.iteration:06d}"
+    def look(self, snapshot: Look, pictured: Collection[int]) -> None:
+        """Store a look at held-out captions, with the pictures of the rows in `pictured`."""
+        path = self.path / "samples" / f"{snapshot.iteration:06d}"
         try:
-            looks.write(path, look, kept)
+            looks.write(path, snapshot, pictured)
         except OSError as error:
             raise _full(path, error) from error
 
     def credit(
-        self, iteration: int, credit: Credit, similarity: np.ndarray, rewards: RewardTable, prompts: Sequence[str]
+        self,
+        iteration: int,
+        credit: Credit,
+        similarity: np.ndarray | None,
+        rewards: RewardTable,
+        prompts: Sequence[str],
     ) -> None:
-        """Credit tensors and similarities `[P, G, L]` in float32, with raw scores, names and prompts."""
+        """Credit tensors in float32, with raw scores, names, prompts and, where known, similarities `[P, G, L]`."""
         arrays = {name: tensor.float().numpy() for name, tensor in credit.tensors().items()}
-        arrays |= {"rewards": rewards.scores.numpy(), "similarity": similarity}
+        arrays["rewards"] = rewards.scores.numpy()
+        if similarity is not None:
+            arrays["similarity"] = similarity
         notes = {"objectives": json.dumps(rewards.names), "prompts": json.dumps(list(prompts), ensure_ascii=False)}
         path = self.path / "credit" / f"{iteration:06d}.safetensors"
         try:
             path.parent.mkdir(exist_ok=True)
+            # safetensors writes the memory as it lies: a transposed view would come back scrambled
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{path}.writing", notes)
             os.replace(f"{path}.writing", path)
         except Exception as error:  # safetensors has an exception of its own for a full disk
@@ -131,13 +146,14 @@ class RunFolder:
 
     # Tracker
     def log(self, report: StepReport) -> None:
+        # JSON has no NaN, and many readers refuse the one that Python writes
         values = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
         self._append("metrics.jsonl", [{"iteration": report.iteration, **values}])
 
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         self._append("problems.jsonl", [{"iteration": iteration, "reason": reason} for reason in reasons])
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass  # a look has them already
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:

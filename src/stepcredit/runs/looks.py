@@ -30,7 +30,8 @@ class Look:
     """Pictures of one policy from fixed captions and noise. `answers` are the checker's, NaN where not asked.
 
     `rows` number the pictures of the whole evaluation, so that two looks can be paired; `pictures` may hold only some.
-    With `fps` they are videos.
+    With `fps` they are videos. Such as Look(20, "average", ("hps", "composition"), (0, 1), ("a red circle",) * 2,
+    [[0.27, 1.0], [nan, 0.5]], {0: picture}, {"colour": [1.0, 0.0]}, ("hps: a reason",)).
     """
 
     iteration: int
@@ -47,16 +48,16 @@ class Look:
     def among(self, rows: Collection[int]) -> "Look":
         """The part of it with these rows, in their order here."""
         wanted = set(rows)
-        at = [index for index, row in enumerate(self.rows) if row in wanted]
+        indices = [index for index, row in enumerate(self.rows) if row in wanted]
         return Look(
             iteration=self.iteration,
             weights=self.weights,
             names=self.names,
-            rows=tuple(self.rows[index] for index in at),
-            prompts=tuple(self.prompts[index] for index in at),
-            scores=self.scores[at],
+            rows=tuple(self.rows[index] for index in indices),
+            prompts=tuple(self.prompts[index] for index in indices),
+            scores=self.scores[indices],
             pictures={row: picture for row, picture in self.pictures.items() if row in wanted},
-            answers={name: values[at] for name, values in self.answers.items()},
+            answers={name: values[indices] for name, values in self.answers.items()},
             errors=self.errors,
             fps=self.fps,
         )
@@ -64,6 +65,7 @@ class Look:
     def means(self) -> dict[str, float]:
         """Mean of every score over the pictures that could be scored."""
         known = np.isfinite(self.scores)
+        # not np.nanmean: it warns where nothing is known
         sums = np.where(known, self.scores, 0.0).sum(0)
         return {
             name: float(total / count) if count else math.nan
@@ -71,30 +73,38 @@ class Look:
         }
 
 
-def write(folder: Path, look: Look, kept: Collection[int]) -> None:
-    """Write the look and those of its pictures whose row is in `kept`; the folder appears whole or not at all."""
+def write(folder: Path, snapshot: Look, pictured: Collection[int]) -> None:
+    """Write it with those of its pictures whose row is in `pictured`; the folder appears whole or not at all."""
     writing = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    for row in kept:
-        media.save(writing / f"{row:04d}{media.suffix(look.fps)}", look.pictures[row], look.fps)
-    lines = [
-        {
-            "row": row,
-            "prompt": prompt,
-            "scores": dict(zip(look.names, map(_number, look.scores[index]), strict=True)),
-            "answers": {name: _number(values[index]) for name, values in look.answers.items()},
-        }
-        for index, (row, prompt) in enumerate(zip(look.rows, look.prompts, strict=True))
-    ]
+    for row in pictured:
+        media.save(writing / f"{row:04d}{media.suffix(snapshot.fps)}", snapshot.pictures[row], snapshot.fps)
+    lines = [_line(snapshot, index) for index in range(len(snapshot.rows))]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (writing / "scores.jsonl").write_text(text, encoding="utf-8")
-    about = {"iteration": look.iteration, "weights": look.weights, "names": look.names, "errors": look.errors}
-    if look.fps is not None:
-        about |= {"fps": look.fps, "frames": len(next(iter(look.pictures.values())))}
+    about = {
+        "iteration": snapshot.iteration,
+        "weights": snapshot.weights,
+        "names": snapshot.names,
+        "errors": snapshot.errors,
+    }
+    if snapshot.fps is not None:
+        # WebP stores frames that look alike as one, so that their number cannot be read back from the file
+        about |= {"fps": snapshot.fps, "frames": len(next(iter(snapshot.pictures.values())))}
     (writing / "look.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a rename does not replace a folder that holds something
     os.replace(writing, folder)
+
+
+def _line(snapshot: Look, index: int) -> dict[str, Any]:
+    """One picture as plain data."""
+    return {
+        "row": snapshot.rows[index],
+        "prompt": snapshot.prompts[index],
+        "scores": dict(zip(snapshot.names, map(_number, snapshot.scores[index]), strict=True)),
+        "answers": {name: _number(values[index]) for name, values in snapshot.answers.items()},
+    }
 
 
 def read(folder: Path, *, pictures: bool = True) -> Look:
@@ -104,16 +114,16 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
         text = (folder / "scores.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]  # a prompt may hold U+2028
         names: Sequence[str] = about["names"]
-        asked: Sequence[str] = list(lines[0]["answers"])
+        questions: Sequence[str] = list(lines[0]["answers"])
         return Look(
             iteration=about["iteration"],
             weights=about["weights"],
             names=tuple(names),
             rows=tuple(line["row"] for line in lines),
             prompts=tuple(line["prompt"] for line in lines),
-            scores=np.array([[_value(line["scores"][name]) for name in names] for line in lines], dtype=float),
+            scores=np.stack([_column(lines, "scores", name) for name in names], axis=1),
             pictures=_pictures(folder, about) if pictures else {},
-            answers={name: np.array([_value(line["answers"][name]) for line in lines], dtype=float) for name in asked},
+            answers={name: _column(lines, "answers", name) for name in questions},
             errors=tuple(about["errors"]),
             fps=about.get("fps"),
         )
@@ -123,8 +133,14 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
         ) from None
 
 
+def _column(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> np.ndarray:
+    """The numbers of one score or question, a picture each."""
+    return np.array([_value(line[kind][name]) for line in lines], dtype=float)
+
+
 def _pictures(folder: Path, about: Mapping[str, Any]) -> dict[int, media.Medium]:
-    fps, frames = about.get("fps"), about.get("frames", 1)
+    fps = about.get("fps")
+    frames = about.get("frames", 1)
     return {int(path.stem): media.load(path, fps, frames) for path in sorted(folder.glob(f"*{media.suffix(fps)}"))}
 
 

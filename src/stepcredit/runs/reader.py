@@ -16,13 +16,19 @@ from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
 from stepcredit.settings.keys import labels
 
-FORMAT = 2
-"""Of the run folder; 1 had no looks and no similarities."""
+FORMAT = 3
+"""Of the run folders that are written: 1 had no looks and no similarities, 2 had a method's settings in one heap."""
+READABLE = (2, 3)
+"""Formats that can be shown, reported and compared; `layout` knows where each keeps its settings."""
 
 
 @dataclass(frozen=True)
 class StoredCredit:
-    """What one iteration's credit was made of: arrays `[P, G, ...]` by name, objectives and prompts."""
+    """What one iteration's credit was made of: arrays `[P, G, ...]` by name, objectives and prompts.
+
+    Such as StoredCredit(7, {"per_step": zeros(3, 4, 5), "rewards": zeros(3, 4, 2), ...}, ("hps", "clip_t"),
+    ("a red circle", ...)). The similarity is there only if somebody looked at it during the rollout.
+    """
 
     iteration: int
     tensors: Mapping[str, np.ndarray]
@@ -43,38 +49,46 @@ class RunReader:
         if not (self.path / "run.yaml").is_file():
             what = "is empty" if not any(self.path.iterdir()) else "is not a run: it has no run.yaml"
             raise RunError(f"{path} {what}. Give the folder that `stepcredit train` printed")
-        written = self.environment.get("format", 1)
-        if written != FORMAT:
-            version = self.environment.get("packages", {}).get("stepcredit", "of unknown version")
+        if self.format not in READABLE:
             raise RunError(
-                f"{path} was written by stepcredit {version} in format {written}, and this one reads format {FORMAT}; "
-                "use the version that wrote it, or train again"
+                f"{path} was written by stepcredit {self.version} in format {self.format}, and this one reads formats "
+                f"{' and '.join(map(str, READABLE))}; use the version that wrote it, or train again"
             )
+
+    @property
+    def format(self) -> int:
+        """Of the folder; 1 did not say so."""
+        return self.environment.get("format", 1)
+
+    @property
+    def version(self) -> str:
+        """Of the stepcredit that began the run."""
+        return self.environment.get("packages", {}).get("stepcredit", "of unknown version")
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe, as plain data."""
+        """The resolved recipe, as plain data and as it is stored; `layout.setting` reads it whatever its format."""
         try:
-            data = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
+            recipe = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{self.path / 'run.yaml'} cannot be read: {error}") from None
-        if not isinstance(data, dict) or not {"policy", "method", "rewards", "held_out", "training"} <= data.keys():
+        if not isinstance(recipe, dict) or not {"policy", "method", "rewards", "held_out", "training"} <= recipe.keys():
             raise RunError(f"{self.path / 'run.yaml'} is damaged: it holds no whole recipe; train again")
-        return data
+        return recipe
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, commit, device, reward fingerprints."""
         path = self.path / "environment.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            environment = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path} is half-written: it has no environment.json; train again") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}; train again") from None
-        if not isinstance(data, dict):
+        if not isinstance(environment, dict):
             raise RunError(f"{path} is damaged: it holds no table; train again")
-        return data
+        return environment
 
     @property
     def method(self) -> str:
@@ -110,12 +124,14 @@ class RunReader:
     def evaluations(self) -> list[dict[str, Any]]:
         """What `stepcredit evaluate` found, oldest first."""
         paths = sorted((self.path / "evaluations").glob("*.json"))
-        return [found for path in paths if (found := self._json(f"evaluations/{path.name}")) is not None]
+        evaluations = [self._json(f"evaluations/{path.name}") for path in paths]
+        return [evaluation for evaluation in evaluations if evaluation is not None]  # None: removed just now
 
     def looks(self) -> list[int]:
         """Iterations after which held-out captions were looked at; 0 is the base."""
-        found = (path.name for path in (self.path / "samples").glob("[0-9]*") if (path / "look.json").is_file())
-        return sorted(int(name) for name in found)
+        # look.json is written last of all; a folder that was copied by halves may lack it
+        whole = [path for path in (self.path / "samples").glob("[0-9]*") if (path / "look.json").is_file()]
+        return sorted(int(path.name) for path in whole)
 
     def look(self, iteration: int, *, pictures: bool = True) -> Look:
         return looks.read(self.path / "samples" / f"{iteration:06d}", pictures=pictures)
@@ -127,7 +143,7 @@ class RunReader:
     def credit(self, iteration: int) -> StoredCredit:
         path = self.path / "credit" / f"{iteration:06d}.safetensors"
         try:
-            with safe_open(path, framework="numpy") as file:
+            with safe_open(path, framework="numpy") as file:  # torch would cost seconds
                 notes = file.metadata()
                 return StoredCredit(
                     iteration=iteration,
@@ -152,6 +168,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSONL file. A last line without its end is dropped: somebody is writing, or was killed."""
     if not path.is_file():
         return []
+    # A process that was killed may have left half of a letter; that line is dropped or named, not a UnicodeDecodeError.
     whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
     lines = []
     for number, line in enumerate(whole.splitlines(), start=1):

@@ -8,13 +8,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepcredit.records import StepReport
+from stepcredit.tracking.clock import finished_after
 
 
 class ConsoleTracker:
-    """Shows progress; a line of rewards every `every` iterations. None: nobody knows how many there will be."""
+    """Shows progress; a line of rewards after the first, every `every`-th and the last iteration.
+
+    `iterations` is how many there should be, None where nobody knows; `done` is how many a resumed run has already.
+    """
 
     def __init__(self, console: Console, iterations: int | None, *, every: int, done: int = 0) -> None:
-        self._console, self._every, self._iterations = console, every, iterations
+        self._every = every
+        self._iterations = iterations
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -26,34 +31,38 @@ class ConsoleTracker:
             console=console,
         )
         self._bar = self._progress.add_task("training", total=iterations, completed=done, rate="")
-        self._pairs, self._told = 0, set[str]()
+        self._pairs = 0
+        self._reasons = set[str]()
         self._progress.start()
 
     def advance(self, pairs: int) -> None:
         """Counts (sample, step) pairs for the rate."""
         self._pairs += pairs
         elapsed = self._progress.tasks[self._bar].elapsed or 0
-        if elapsed > 1:
+        if elapsed > 1:  # before that the rate is mostly the warm-up of the first call
             self._progress.update(self._bar, rate=f"{self._pairs / elapsed:,.0f} network calls/s")
 
     def log(self, report: StepReport) -> None:
         self._progress.advance(self._bar)
-        if report.iteration % self._every == 0 or report.iteration + 1 == self._iterations:
+        finished = finished_after(report.iteration)
+        if finished == 1 or finished % self._every == 0 or finished == self._iterations:
             rewards = [
                 f"{name.removeprefix('reward/')} {value:.4f}"
                 for name, value in report.metrics.items()
-                if name.startswith("reward/") and name.count("/") == 1
+                if name.startswith("reward/") and name.count("/") == 1  # reward/NAME/spread and others go to files
             ]
-            self._progress.console.print(f"{report.iteration:>5}  {'   '.join(rewards)}", highlight=False)
+            self._progress.console.print(f"{finished:>5}  {'   '.join(rewards)}", highlight=False)
 
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         """Each distinct reason once."""
         for reason in dict.fromkeys(reasons):
-            if reason not in self._told:
-                self._told.add(reason)
-                self._progress.console.print(f"[yellow]{iteration:>5}  {escape(reason)}[/]", highlight=False)
+            if reason not in self._reasons:
+                self._reasons.add(reason)
+                # a reason is foreign text, and rich would read its [brackets] as colours
+                line = f"[yellow]{finished_after(iteration):>5}  {escape(reason)}[/]"
+                self._progress.console.print(line, highlight=False)
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:

@@ -13,9 +13,9 @@ class Guarded:
     """A tracker made by `build`, or nothing from the moment on that it, or its making, raised."""
 
     def __init__(self, name: str, build: Callable[[], Tracker], tell: Callable[[str], None]) -> None:
-        self._name, self._tell = name, tell
-        self._tracker: Tracker | None = None
-        self._tracker = self._attempt(build)
+        self._name = name
+        self._tell = tell
+        self._tracker: Tracker | None = self._attempt(build)
 
     def log(self, report: StepReport) -> None:
         self._pass_on("log", report)
@@ -23,8 +23,8 @@ class Guarded:
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         self._pass_on("problems", iteration, reasons)
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        self._pass_on("pictures", iteration, name, images, captions)
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        self._pass_on("pictures", finished, name, images, captions)
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
         self._pass_on("distributions", iteration, values)
@@ -32,9 +32,9 @@ class Guarded:
     def close(self) -> None:
         self._pass_on("close")
 
-    def _pass_on(self, verb: str, *what: Any) -> None:
+    def _pass_on(self, verb: str, *arguments: Any) -> None:
         if self._tracker is not None:
-            self._attempt(lambda: getattr(self._tracker, verb)(*what))
+            self._attempt(lambda: getattr(self._tracker, verb)(*arguments))
 
     def _attempt(self, act: Callable[[], Any]) -> Any:
         try:

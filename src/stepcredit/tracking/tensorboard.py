@@ -7,8 +7,9 @@ import numpy as np
 
 from stepcredit.files.media import still
 from stepcredit.records import StepReport
+from stepcredit.tracking.clock import finished_after
 
-PICTURES = 24  # of a look
+PICTURES = 24  # of a snapshot: more of them are too small to see on one sheet
 
 
 class TensorBoardTracker:
@@ -21,21 +22,21 @@ class TensorBoardTracker:
 
     def log(self, report: StepReport) -> None:
         for name, value in report.metrics.items():
-            self._writer.add_scalar(name, value, report.iteration)
+            self._writer.add_scalar(name, value, finished_after(report.iteration))
 
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         if reasons:
-            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), iteration)
+            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), finished_after(iteration))
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        shown = np.stack([still(image) for image in images[:PICTURES]])
-        self._writer.add_images(name, shown, iteration, dataformats="NHWC")
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        sheet = np.stack([still(image) for image in images[:PICTURES]])
+        self._writer.add_images(name, sheet, finished, dataformats="NHWC")
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():
             known = array[np.isfinite(array)]
-            if known.size:
-                self._writer.add_histogram(name, known, iteration)
+            if known.size:  # TensorBoard raises on a histogram of nothing
+                self._writer.add_histogram(name, known, finished_after(iteration))
 
     def close(self) -> None:
         self._writer.close()

@@ -8,12 +8,13 @@ import numpy as np
 
 from stepcredit.files.media import still
 from stepcredit.records import StepReport
+from stepcredit.tracking.clock import finished_after
 
-PICTURES = 24  # of a look
+PICTURES = 24  # of a snapshot: each is an upload
 
 
 class WandBTracker:
-    """Reports to a `module` with wandb's functions. What belongs to one iteration is sent as one step.
+    """Reports to a `module` with wandb's functions. What belongs to one step is sent in one piece.
 
     A module without `Histogram` gets mean and standard deviation instead.
     """
@@ -23,44 +24,49 @@ class WandBTracker:
     ) -> None:
         self._module = module
         self._run = module.init(project=project, name=name, config=dict(config), **settings)
+        # Values wait until the first of a later step comes: wandb drops whatever is sent for an earlier one.
         self._waiting: dict[str, Any] = {}
-        self._iteration = 0
+        self._step = 0
 
     def log(self, report: StepReport) -> None:
-        self._add(report.iteration, {name: value for name, value in report.metrics.items() if np.isfinite(value)})
+        # what could not be scored is a gap in the curve, not a NaN that every service draws in its own way
+        finite = {name: value for name, value in report.metrics.items() if np.isfinite(value)}
+        self._add(finished_after(report.iteration), finite)
 
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         if reasons:
-            self._add(iteration, {"problems": len(reasons)})
+            self._add(finished_after(iteration), {"problems": len(reasons)})
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-        shown = [self._module.Image(still(i), caption=c) for i, c in zip(images[:PICTURES], captions, strict=False)]
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        shown_with = zip(images[:PICTURES], captions, strict=False)  # captions are of all images
+        pictures = [self._module.Image(still(image), caption=caption) for image, caption in shown_with]
         if self._module.__name__ == "trackio":  # takes no lists
-            self._add(iteration - 1, {f"{name}/{index:02d}": image for index, image in enumerate(shown)})
+            self._add(finished, {f"{name}/{index:02d}": picture for index, picture in enumerate(pictures)})
         else:
-            self._add(iteration - 1, {name: shown})
+            self._add(finished, {name: pictures})
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():
             known = array[np.isfinite(array)].ravel()
-            if not known.size:
-                continue
-            if hasattr(self._module, "Histogram"):
-                self._add(iteration, {name: self._module.Histogram(known)})
-            else:
-                self._add(iteration, {f"{name}/mean": float(known.mean()), f"{name}/sd": float(known.std())})
+            if known.size:
+                self._add(finished_after(iteration), self._distribution(name, known))
 
     def close(self) -> None:
         self._send()
         self._module.finish()
 
-    def _add(self, iteration: int, values: Mapping[str, Any]) -> None:
-        if iteration > self._iteration:
+    def _distribution(self, name: str, known: np.ndarray) -> dict[str, Any]:
+        if hasattr(self._module, "Histogram"):
+            return {name: self._module.Histogram(known)}
+        return {f"{name}/mean": float(known.mean()), f"{name}/sd": float(known.std())}
+
+    def _add(self, step: int, values: Mapping[str, Any]) -> None:
+        if step > self._step:
             self._send()
-            self._iteration = iteration
+            self._step = step
         self._waiting |= values
 
     def _send(self) -> None:
         if self._waiting:
-            self._module.log(self._waiting, step=self._iteration)
+            self._module.log(self._waiting, step=self._step)
             self._waiting = {}

@@ -4,15 +4,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 import numpy as np
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 12.0, 34.0
+# Units are those of the viewBox, which are pixels until the chart is shrunk to its column. Nothing measures text here,
+# so that room for it is reckoned from how wide letters of page.css are at most on average.
+_LEFT = 52.0  # room for the numbers of a vertical axis
+_RIGHT = 14.0
+_TOP = 12.0
+_BOTTOM = 34.0  # room for a row of numbers and a label
+_LETTER = 6.2  # of class tick, right of which a cell begins
+_COLUMN_LETTER = 6.5  # the same beside each other, with air between two names
+_NAME_LETTER = 7.0  # the same with the gap to an interval
+_NUMBER_WIDE = 46.0  # a cell that holds a number such as -12.34
+_INTERVAL_ROW = 26.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `colour` is a CSS variable's name; points that are not finite are left out."""
+    """One curve. `colour` is a CSS variable's name; points that are not finite are left out.
+
+    Such as Line("hps", [0, 20, 40], [0.21, 0.24, 0.26], "--c1", dots=True).
+    """
 
     name: str
     x: Sequence[float | int]
@@ -35,38 +49,46 @@ def lines(
     floor: float | None = None,
 ) -> str:
     """Curves over a common axis, with a legend; `reference` is a horizontal line, `floor` a lowest top of the axis."""
-    known = [
-        [(float(x), y) for x, y in zip(c.x, c.y, strict=True) if math.isfinite(x) and math.isfinite(y)] for c in curves
-    ]
-    points = [point for some in known for point in some]
+    drawn = [_known_points(curve) for curve in curves]
+    points = list(chain(*drawn))
     if not points:
         return empty(alt, width=width, height=height)
     if reference is not None and not math.isfinite(reference):
         reference = None
-    ys = (
-        [y for _, y in points] + ([reference] if reference is not None else []) + ([floor] if floor is not None else [])
-    )
     xs = [x for x, _ in points]
-    x_axis, y_axis = _Axis(min(xs), max(xs), _LEFT, width - _RIGHT), _Axis(min(ys), max(ys), height - _BOTTOM, _TOP)
+    ys = [y for _, y in points] + [level for level in (reference, floor) if level is not None]
+    x_axis = _Axis(min(xs), max(xs), _LEFT, width - _RIGHT)
+    y_axis = _Axis(min(ys), max(ys), height - _BOTTOM, _TOP)  # SVG counts downwards
     parts = [_grid(x_axis, y_axis, width, height, x_label)]
     if reference is not None:
-        at = y_axis.at(reference)
-        parts.append(f'<line class="reference" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(width - _RIGHT, at - 4, reference_name, "note", "end"))
-    for curve, some in zip(curves, known, strict=True):
-        places = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in some)
-        style = f"stroke:var({curve.colour})" + (";opacity:.35" if curve.faint else "")
-        kind = ' stroke-dasharray="5 4"' if curve.dashed else ""
-        parts.append(f'<polyline class="curve" style="{style}"{kind} points="{places}"/>')
-        if curve.dots:
-            parts += [
-                f'<circle r="3" cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" style="fill:var({curve.colour})">'
-                f"<title>{escape(curve.name)}: {number(y)} at {x:g}</title></circle>"
-                for x, y in some
-            ]
+        y = y_axis.at(reference)
+        parts.append(f'<line class="reference" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(width - _RIGHT, y - 4, reference_name, "note", "end"))
+    for curve, known in zip(curves, drawn, strict=True):
+        parts += _curve(curve, known, x_axis, y_axis)
     named = [curve for curve in curves if curve.name and not curve.faint]
-    key = legend(named) if len(named) > 1 else ""
+    key = legend(named) if len(named) > 1 else ""  # a single curve is named by the panel's title
     return key + _svg(parts, alt, width, height)
+
+
+def _known_points(curve: Line) -> list[tuple[float, float]]:
+    points = zip(curve.x, curve.y, strict=True)
+    return [(float(x), y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _curve(curve: Line, points: Sequence[tuple[float, float]], x_axis: "_Axis", y_axis: "_Axis") -> list[str]:
+    """The line, and with `dots` a mark at each point that names its numbers."""
+    places = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in points)
+    style = f"stroke:var({curve.colour})" + (";opacity:.35" if curve.faint else "")
+    dashes = ' stroke-dasharray="5 4"' if curve.dashed else ""
+    parts = [f'<polyline class="curve" style="{style}"{dashes} points="{places}"/>']
+    if curve.dots:
+        parts += [
+            f'<circle r="3" cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" style="fill:var({curve.colour})">'
+            f"<title>{escape(curve.name)}: {number(y)} at {x:g}</title></circle>"
+            for x, y in points
+        ]
+    return parts
 
 
 def heat(
@@ -93,35 +115,52 @@ def heat(
         return empty(alt)
     count_rows, count_columns = values.shape
     longest = max(len(name) for name in columns)
-    wide = max(3.0, min(max(46.0, 6.5 * longest), room / count_columns))
+    wide = max(3.0, min(max(_NUMBER_WIDE, _COLUMN_LETTER * longest), room / count_columns))
     high = max(10.0, min(26.0, 260 / count_rows))
-    finite = np.abs(values[np.isfinite(values)] - low)
-    top = limit or (float(finite.max()) if finite.size else 1.0) or 1.0
-    left = 16 + 6.2 * max((len(row) for row in rows), default=1)
-    width, height = left + wide * count_columns + 8, 8 + high * count_rows + 36
+    left = 16 + _LETTER * max(len(row) for row in rows)
+    width = left + wide * count_columns + 8
+    height = 8 + high * count_rows + 36
+    shade = _Shade(low=low, top=limit or _largest(values, low), strongest=0.5 if write else 1.0)
     parts = []
-    for r in range(count_rows):
-        parts.append(_text(left - 6, 8 + high * (r + 0.5) + 4, rows[r], "tick", "end"))
-        for c in range(count_columns):
+    for r, row in enumerate(rows):
+        parts.append(_text(left - 6, 8 + high * (r + 0.5) + 4, row, "tick", "end"))
+        for c, column in enumerate(columns):
             value = values[r, c]
+            tip = f"<title>{escape(row)}, {escape(column)}: {value:.{digits}f}</title>" if tips else ""
             place = f'x="{left + wide * c:.1f}" y="{8 + high * r:.1f}" width="{wide:.1f}" height="{high:.1f}"'
-            tip = f"<title>{escape(rows[r])}, {escape(columns[c])}: {value:.{digits}f}</title>" if tips else ""
-            if not math.isfinite(value):
-                parts.append(f'<rect {place} class="missing">{tip}</rect>')
-                continue
-            strength = min(1.0, abs(value - low) / top)
-            hue = "--more" if value >= low else "--less"
-            opacity = strength * (0.5 if write else 1)
-            parts.append(f'<rect {place} style="fill:var({hue})" fill-opacity="{opacity:.2f}">{tip}</rect>')
-            if write:
-                x, y = left + wide * (c + 0.5), 8 + high * (r + 0.5) + 4
-                parts.append(_text(x, y, f"{value:z.{digits}f}", "cell", "middle"))
-    every = max(1, math.ceil(longest * 6.5 / wide))
+            parts.append(f"<rect {place} {shade.of(value)}>{tip}</rect>")
+            if write and math.isfinite(value):
+                middle = left + wide * (c + 0.5)
+                # z: no minus before what is rounded to zero
+                parts.append(_text(middle, 8 + high * (r + 0.5) + 4, f"{value:z.{digits}f}", "cell", "middle"))
+    every = max(1, math.ceil(longest * _COLUMN_LETTER / wide))  # names of narrow columns are thinned out
     for c in range(0, count_columns, every):
-        middle = left + wide * (c + 0.5)
-        parts.append(_text(middle, height - 20, columns[c], "tick", "middle"))
+        parts.append(_text(left + wide * (c + 0.5), height - 20, columns[c], "tick", "middle"))
     parts.append(_text(left + wide * count_columns / 2, height - 4, x_label, "label", "middle"))
     return _svg(parts, alt, width, height)
+
+
+def _largest(values: np.ndarray, low: float) -> float:
+    """The distance from `low` that gets the full colour; any but 0 where all values are equal or none is known."""
+    distances = np.abs(values[np.isfinite(values)] - low)
+    return (float(distances.max()) if distances.size else 1.0) or 1.0
+
+
+@dataclass(frozen=True)
+class _Shade:
+    """Colours of a table: `low` has none, `top` away from it is the strongest. Such as _Shade(0.0, 2.5, 1.0)."""
+
+    low: float
+    top: float
+    strongest: float
+
+    def of(self, value: float | np.floating) -> str:
+        """Attributes of a cell."""
+        if not math.isfinite(value):
+            return 'class="missing"'
+        opacity = min(1.0, abs(value - self.low) / self.top) * self.strongest
+        hue = "--more" if value >= self.low else "--less"
+        return f'style="fill:var({hue})" fill-opacity="{opacity:.2f}"'
 
 
 def intervals(
@@ -130,16 +169,16 @@ def intervals(
     """Name, value, low, high, colour of each: a dot with its interval around a line at 0."""
     if not rows:
         return empty(alt)
-    height = 26.0 * len(rows) + 44
-    left = 16.0 + 7 * max(len(name) for name, *_ in rows)
-    width = max(width, left + 240)
-    reach = [0.0, *(end for _, _, low, high, _ in rows for end in (low, high))]
+    height = _INTERVAL_ROW * len(rows) + 44
+    left = 16.0 + _NAME_LETTER * max(len(name) for name, *_ in rows)
+    width = max(width, left + 240)  # long names push the chart wider instead of squeezing it
+    reach = [0.0, *(low for _, _, low, _, _ in rows), *(high for _, _, _, high, _ in rows)]
     axis = _Axis(min(reach), max(reach), left, width - _RIGHT)
     parts = [f'<line class="reference" x1="{axis.at(0.0):.1f}" x2="{axis.at(0.0):.1f}" y1="4" y2="{height - 34}"/>']
     for tick in axis.ticks:
         parts.append(_text(axis.at(tick), height - 20, number(tick), "tick", "middle"))
     for index, (name, value, low, high, colour) in enumerate(rows):
-        y = 16.0 + 26 * index
+        y = 16.0 + _INTERVAL_ROW * index
         parts.append(_text(left - 8, y + 4, name, "tick", "end"))
         ends = f'x1="{axis.at(low):.1f}" x2="{axis.at(high):.1f}" y1="{y}" y2="{y}"'
         parts.append(f'<line style="stroke:var({colour})" stroke-width="3" {ends}/>')
@@ -172,6 +211,7 @@ def number(value: float) -> str:
         return "0"
     size = abs(value)
     if size < 1e-3 or size >= 1e5:
+        # Python pads exponents to two digits: 1.2e-05
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.3g}" if size < 100 else f"{value:.0f}"
 
@@ -181,12 +221,18 @@ class _Axis:
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         if high - low <= 1e-9 * max(abs(low), abs(high)):  # a constant, but for rounding
-            low, high = low - (0.1 * abs(low) or 1.0), high + (0.1 * abs(high) or 1.0)
+            low -= 0.1 * abs(low) or 1.0
+            high += 0.1 * abs(high) or 1.0
         air = 0.06 * (high - low)
-        self._low, self._high, self._start, self._end = low - air, high + air, start, end
+        self._low = low - air
+        self._high = high + air
+        self._start = start
+        self._end = end
+        # Four ticks or a few more, at multiples of 1, 2 or 5 times a power of ten.
         rough = (high - low) / 4
         size = 10.0 ** math.floor(math.log10(rough))
         step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+        # multiples, not sums: adding up the step would show 0.30000000000000004
         first = math.ceil(self._low / step)
         self.ticks = [step * index for index in range(first, math.floor(self._high / step) + 1)]
 
@@ -197,9 +243,9 @@ class _Axis:
 def _grid(x_axis: _Axis, y_axis: _Axis, width: float, height: float, x_label: str) -> str:
     parts = []
     for tick in y_axis.ticks:
-        at = y_axis.at(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(_LEFT - 6, at + 4, number(tick), "tick", "end"))
+        y = y_axis.at(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(_LEFT - 6, y + 4, number(tick), "tick", "end"))  # 4: text hangs on its base line
     for tick in x_axis.ticks:
         parts.append(_text(x_axis.at(tick), height - 18, number(tick), "tick", "middle"))
     parts.append(_text((_LEFT + width) / 2, height - 3, x_label, "label", "middle"))
@@ -211,6 +257,7 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
 
 
 def _svg(parts: Sequence[str], alt: str, width: float, height: float) -> str:
-    across, down = math.ceil(width), math.ceil(height)
+    across = math.ceil(width)
+    down = math.ceil(height)
     size = f'viewBox="0 0 {across} {down}" style="max-width:{across}px"'
     return f'<svg {size} role="img" aria-label="{escape(alt)}">{"".join(parts)}</svg>'

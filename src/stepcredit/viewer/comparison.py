@@ -3,40 +3,24 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stepcredit.runs.compare import Comparison, half_width
 
 _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c")
-_POINTS = 60
+_POINTS = 60  # runs were looked at after other costs than each other: curves meet on a grid of so many
 
 
-def draw(found: Comparison, path: Path) -> None:
+def draw(comparison: Comparison, path: Path) -> None:
     """Gain over the base against cost, mean over seeds with a 95 % band; a lone seed is a line without a band."""
-    count = len(found.names)
+    count = len(comparison.names)
     columns = min(3, count)
-    rows = -(-count // columns)
+    rows = -(-count // columns)  # rounded up
     figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.5), dpi=150, facecolor="white", layout="constrained")
     panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    costs = np.linspace(0, found.budget, _POINTS)
-    for k, (name, axes) in enumerate(zip(found.names, panels, strict=False)):
-        for side, colour in zip(found.sides, _COLOURS * 9, strict=False):
-            gains = np.stack(
-                [_between(curve.costs, curve.means[:, k] - curve.means[0, k], costs) for curve in side.curves]
-            )
-            mean, band = gains.mean(0), half_width(gains)
-            axes.plot(costs, mean, color=colour, label=f"{side.name} ({len(side.curves)} seeds)")
-            for one in gains:
-                axes.plot(costs, one, color=colour, linewidth=0.6, alpha=0.4)
-            if np.isfinite(band).all():
-                axes.fill_between(costs, mean - band, mean + band, color=colour, alpha=0.15, linewidth=0)
-        axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
-        axes.set_title(f"{name} ({'trained' if name in found.trained else 'held out'})", fontsize=10, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.locator_params(axis="x", nbins=4)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(f"cost in {found.cost}", fontsize=8)
-        axes.set_ylabel("gain over the base", fontsize=8)
+    for k, axes in enumerate(panels[:count]):
+        _draw_score(axes, comparison, k)
     for axes in panels[count:]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -44,5 +28,22 @@ def draw(found: Comparison, path: Path) -> None:
     figure.savefig(path)
 
 
-def _between(costs: np.ndarray, gains: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return np.interp(wanted, costs, gains)
+def _draw_score(axes: Axes, comparison: Comparison, k: int) -> None:
+    costs = np.linspace(0, comparison.budget, _POINTS)
+    for side, colour in zip(comparison.sides, _COLOURS * 9, strict=False):  # there may be more sides than colours
+        gains = [np.interp(costs, curve.costs, curve.means[:, k] - curve.means[0, k]) for curve in side.curves]
+        mean = np.mean(gains, axis=0)
+        band = half_width(np.stack(gains))
+        axes.plot(costs, mean, color=colour, label=f"{side.name} ({len(side.curves)} seeds)")
+        for seed in gains:
+            axes.plot(costs, seed, color=colour, linewidth=0.6, alpha=0.4)
+        if np.isfinite(band).all():
+            axes.fill_between(costs, mean - band, mean + band, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
+    name = comparison.names[k]
+    axes.set_title(f"{name} ({'trained' if name in comparison.trained else 'held out'})", fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", nbins=4)  # costs are long numbers
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(f"cost in {comparison.cost}", fontsize=8)
+    axes.set_ylabel("gain over the base", fontsize=8)

@@ -13,7 +13,8 @@ class LiveReport:
     """A tracker. A report that cannot be written is told of once and never stops the run."""
 
     def __init__(self, run: Path, tell: Callable[[str], None]) -> None:
-        self._run, self._tell = run, tell
+        self._run = run
+        self._tell = tell
 
     def log(self, report: Any) -> None:
         pass
@@ -21,7 +22,7 @@ class LiveReport:
     def problems(self, iteration: int, reasons: Sequence[str]) -> None:
         pass
 
-    def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         self.write()
 
     def distributions(self, iteration: int, values: Mapping[str, np.ndarray]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -12,18 +11,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
 from stepcredit.files.media import data_uri
 from stepcredit.files.text import write_text
+from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import RunReader
-from stepcredit.viewer import panels
-from stepcredit.viewer.panels import Story
+from stepcredit.viewer.panels.sections import SECTIONS
+from stepcredit.viewer.panels.steps import groups
+from stepcredit.viewer.panels.story import Story
 
-_THUMBNAIL = 192  # longest side of a picture in the page
-_MOST_PAIRS = 96
+_THUMBNAIL = 192  # longest side of a picture in the page: a pair fits a phone, and 96 pairs some megabytes
+_MOST_PAIRS = 96  # as many as the page's choice offers at most
 _ALARM = 0.2  # hacking gap, in standard deviations, from which on the page warns although both sides rose
+_SAME = 1e-9  # scores of the same picture may differ in their last digits, since batches are of other sizes
 
 
 @dataclass(frozen=True)
 class Score:
-    """One score of one pair of pictures."""
+    """One score of one pair of pictures, such as Score("hps", 0.25, 0.27)."""
 
     name: str
     base: float
@@ -32,12 +34,17 @@ class Score:
     @property
     def mood(self) -> str:
         change = self.tuned - self.base
-        return "same" if not abs(change) > 1e-9 else "better" if change > 0 else "worse"
+        if not abs(change) > _SAME:  # "not more" instead of "less": NaN, a score that could not be given, is no change
+            return "same"
+        return "better" if change > 0 else "worse"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The same caption and noise before and after, as data URIs."""
+    """The same caption and noise before and after, such as Pair("a red circle", "data:image/png...", ..., [Score]).
+
+    Data URIs, because the page is one file and asks no server.
+    """
 
     caption: str
     before: str
@@ -59,6 +66,7 @@ def render(reader: RunReader) -> str:
     environment = Environment(
         loader=PackageLoader("stepcredit.viewer", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    # read, not included by the template, in which braces of CSS and JavaScript would be Jinja's
     here = resources.files("stepcredit.viewer")
     rows = story.differences()
     return environment.get_template("page.html").render(
@@ -71,8 +79,8 @@ def render(reader: RunReader) -> str:
         captions=len(set(story.last.prompts)) if story.last else 0,
         pictures=len(story.last.rows) if story.last else 0,
         media="videos" if story.last and story.last.fps is not None else "pictures",
-        sections=[(key, title, build(story)) for key, title, build in panels.SECTIONS],
-        groups=panels.groups(story),
+        sections=[(key, title, build(story)) for key, title, build in SECTIONS],
+        groups=groups(story),
         pairs=pairs(story),
         scores=[*reader.trained, *reader.held_out],
         problems=_problems(reader),
@@ -86,7 +94,8 @@ def render(reader: RunReader) -> str:
 
 def state(story: Story) -> str:
     """Where the run is, in words."""
-    done, budget = len(story.metrics), story.run.recipe["training"].get("budget")
+    done = len(story.metrics)
+    budget = story.run.recipe["training"].get("budget")  # None or absent: iterations are what ends the run
     if story.run.result() is not None:
         return f"finished after {done} iterations"
     if not done:
@@ -102,17 +111,18 @@ def verdict(story: Story, rows: list[Difference]) -> list[str]:
     if not rows:
         return ["There is no look at held-out captions after training began yet, so nothing can be said."]
     sentences = [
-        _told("trained reward", [row for row in rows if row.name in story.run.trained]),
-        _told("held-out measure", [row for row in rows if row.name not in story.run.trained]),
+        _moved_in_words("trained reward", [row for row in rows if row.name in story.run.trained]),
+        _moved_in_words("held-out measure", [row for row in rows if row.name not in story.run.trained]),
     ]
     gap = _gap(story)
     if gap is not None:
-        sentences.append(_gap_told(gap))
+        sentences.append(_gap_in_words(gap))
     return [sentence for sentence in sentences if sentence]
 
 
-def _gap_told(gap: HackingGap) -> str:
+def _gap_in_words(gap: HackingGap) -> str:
     """The hacking gap in a sentence; an alarm only when what was held out did not rise, or by far less."""
+    # The interval decides whether there is a gap, the two gains what it means.
     if gap.low > 0 and gap.trained > 0:
         if gap.held_out <= 0 or gap.gap > _ALARM:
             return "The rewards rose clearly more than what was held out: look for what was lost."
@@ -128,31 +138,42 @@ def _gap_told(gap: HackingGap) -> str:
 
 def pairs(story: Story) -> list[Pair]:
     """Pictures that exist before and after."""
-    base, last = story.base, story.last
+    base = story.base
+    last = story.last
     if base is None or last is None:
         return []
-    found, shown = [], partial(data_uri, fps=last.fps, side=_THUMBNAIL)
-    before, after = ({row: index for index, row in enumerate(look.rows)} for look in (base, last))
-    for row in [row for row in last.pictures if row in base.pictures][:_MOST_PAIRS]:
-        values = zip(base.names, base.scores[before[row]], last.scores[after[row]], strict=True)
-        scores = [Score(name, float(old), float(new)) for name, old, new in values]
-        caption = base.prompts[before[row]]
-        found.append(Pair(caption, shown(base.pictures[row]), shown(last.pictures[row]), scores))
-    return found
+    common = [row for row in last.pictures if row in base.pictures]
+    return [_pair(base, last, row) for row in common[:_MOST_PAIRS]]
 
 
-def _told(what: str, rows: list[Difference]) -> str:
+def _pair(base: Look, last: Look, row: int) -> Pair:
+    before = base.rows.index(row)
+    after = last.rows.index(row)
+    scores = zip(base.names, base.scores[before], last.scores[after], strict=True)
+    return Pair(
+        caption=base.prompts[before],
+        before=data_uri(base.pictures[row], base.fps, side=_THUMBNAIL),
+        after=data_uri(last.pictures[row], last.fps, side=_THUMBNAIL),
+        scores=[Score(name, float(old), float(new)) for name, old, new in scores],
+    )
+
+
+def _moved_in_words(kind: str, rows: list[Difference]) -> str:
     """Such as: Of 3 trained rewards: a, b rose; c fell."""
     if not rows:
         return ""
-    by_verdict = {word: [row.name for row in rows if row.verdict == word] for word in ("up", "down", "unclear")}
-    plural = what if len(rows) == 1 else f"{what}s"
-    if len(by_verdict["up"]) == len(rows):
-        every = "The" if len(rows) == 1 else "Both" if len(rows) == 2 else f"All {len(rows)}"
-        return f"{every} {plural} rose: {', '.join(by_verdict['up'])}."
+    names: dict[str, list[str]] = {"up": [], "down": [], "unclear": []}
+    for row in rows:
+        names[row.verdict].append(row.name)
+    plural = kind if len(rows) == 1 else f"{kind}s"
+    if len(names["up"]) == len(rows):
+        every = {1: "The", 2: "Both"}.get(len(rows), f"All {len(rows)}")
+        return f"{every} {plural} rose: {', '.join(names['up'])}."
     words = {"up": "rose", "down": "fell", "unclear": "did not move beyond chance"}
-    parts = [f"{', '.join(names)} {words[word]}" for word, names in by_verdict.items() if names]
-    return f"Of {len(rows)} {plural}: {'; '.join(parts)}." if len(rows) > 1 else f"The {what}: {parts[0]}."
+    parts = [f"{', '.join(names[verdict])} {word}" for verdict, word in words.items() if names[verdict]]
+    if len(rows) == 1:
+        return f"The {kind}: {parts[0]}."
+    return f"Of {len(rows)} {plural}: {'; '.join(parts)}."
 
 
 def _gap(story: Story) -> HackingGap | None:

@@ -12,31 +12,36 @@ from rich.text import Text
 
 from stepcredit.evaluation.paired import Difference
 from stepcredit.runs.reader import RunReader
-from stepcredit.viewer.panels import Story, step_weights
+from stepcredit.viewer.panels.steps import step_weights
+from stepcredit.viewer.panels.story import Story
 from stepcredit.viewer.report import state, verdict
 
 _BARS = "▁▂▃▄▅▆▇█"
+_EVEN = 110  # of red, green and blue: a grey that is seen on black and on white
+_MORE = (56, 120, 240)
+_LESS = (235, 130, 30)  # blue and orange are told apart by nearly everybody
 _WIDTH = 48
 """Characters of a row of bars: with its name and numbers it fits 80 columns."""
 
 
 def differences(rows: Sequence[Difference], trained: set[str], title: str = "held-out captions") -> Table:
     """Base against tuned."""
-    shown = _table(title, "", "", "base", "tuned", "gain and 95 % interval", "")
-    for column in shown.columns[2:5]:
+    table = _table(title, "", "", "base", "tuned", "gain and 95 % interval", "")
+    for column in table.columns[2:5]:
         column.justify = "right"
         column.no_wrap = True
     for row in rows:
         colour = {"up": "green", "down": "red", "unclear": "default"}[row.verdict]
-        shown.add_row(
+        table.add_row(
             row.name,
             "trained" if row.name in trained else "held out",
             f"{row.base:.4f}",
             f"{row.tuned:.4f}",
+            # rich would take an interval in brackets for a colour
             f"{row.difference:+.4f} \\[{row.low:+.4f}, {row.high:+.4f}]",
             f"[{colour}]{row.verdict}[/]",
         )
-    return shown
+    return table
 
 
 def _table(title: str, *heads: str) -> Table:
@@ -48,24 +53,12 @@ def _table(title: str, *heads: str) -> Table:
 def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
     """What `stepcredit evaluate` found: every score, kinds of captions, questions, hacking gap."""
     trained = set(RunReader(run).trained)
-
-    def rows(stored: Sequence[Mapping[str, Any]]) -> list[Difference]:
-        return [Difference(**row) for row in stored]
-
     title = f"{found['pictures']} pictures of {found['captions']} captions"
-    console.print(differences(rows(found["rows"]), trained, title))
+    console.print(differences(_rows(found["rows"]), trained, title))
     if found["kinds"]:
-        kinds = _table("gain by kind of caption", "")
-        names = [row["name"] for row in found["rows"]]
-        for name in names:
-            kinds.add_column(name, justify="right")
-        for kind, stored in found["kinds"].items():
-            by_name = {row["name"]: row for row in stored}
-            cells = [f"{by_name[n]['difference']:+.3f}" if n in by_name else "" for n in names]
-            kinds.add_row(kind, *cells)
-        console.print(kinds)
+        console.print(_kinds([row["name"] for row in found["rows"]], found["kinds"]))
     if found["questions"]:
-        console.print(differences(rows(found["questions"]), set(), "questions of the exact checker"))
+        console.print(differences(_rows(found["questions"]), set(), "questions of the exact checker"))
     gap = found["hacking_gap"]
     if gap:
         console.print(
@@ -74,6 +67,21 @@ def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
             highlight=False,
             markup=False,
         )
+
+
+def _rows(stored: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    return [Difference(**row) for row in stored]
+
+
+def _kinds(names: Sequence[str], kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Gain of every score for each kind of caption, empty where the kind has no such score."""
+    table = _table("gain by kind of caption", "")
+    for name in names:
+        table.add_column(name, justify="right")
+    for kind, rows in kinds.items():
+        gains = {row["name"]: f"{row['difference']:+.3f}" for row in rows}
+        table.add_row(kind, *(gains.get(name, "") for name in names))
+    return table
 
 
 def show(run: RunReader, console: Console) -> None:
@@ -94,31 +102,39 @@ def show(run: RunReader, console: Console) -> None:
 def credit_map(story: Story) -> Table:
     """Mean weight of each step over the iterations: even is grey, more is blue, less is orange, untrained is blank."""
     weights = step_weights(story)
-    columns = np.unique(np.linspace(0, weights.shape[1] - 1, min(_WIDTH, weights.shape[1])).round().astype(int))
-    shown = Table("step", "weight over the iterations", "first", "last", box=None, pad_edge=False, header_style="bold")
+    places = np.linspace(0, weights.shape[1] - 1, min(_WIDTH, weights.shape[1])).round().astype(int)
+    columns = np.unique(places)  # rounding may hit an iteration twice
+    table = Table("step", "weight over the iterations", "first", "last", box=None, pad_edge=False, header_style="bold")
     for step, row in enumerate(weights):
         cells = Text()
         for value in row[columns]:
-            if np.isnan(value):
-                cells.append(" ")
-                continue
-            strength = min(abs(float(value) - 1), 1.0)
-            far = (56, 120, 240) if value >= 1 else (235, 130, 30)
-            colour = tuple(round(110 + strength * (part - 110)) for part in far)
-            cells.append("█", style=f"rgb({colour[0]},{colour[1]},{colour[2]})")
+            cells.append_text(_weight_cell(float(value)))
         ends = ["" if np.isnan(value) else f"{value:.2f}" for value in (row[0], row[-1])]
-        shown.add_row(str(step + 1), cells, *ends)
-    return shown
+        table.add_row(str(step + 1), cells, *ends)
+    return table
+
+
+def _weight_cell(weight: float) -> Text:
+    """One letter: the further from an even share, the more of the colour, full at 0 and at 2."""
+    if np.isnan(weight):
+        return Text(" ")
+    strength = min(abs(weight - 1), 1.0)
+    full = _MORE if weight >= 1 else _LESS
+    red, green, blue = (round(_EVEN + strength * (part - _EVEN)) for part in full)
+    return Text("█", style=f"rgb({red},{green},{blue})")
 
 
 def _curve(name: str, story: Story) -> Text:
     """One reward over training, as a row of bars."""
+    # dtype: a reward that could not be scored is stored as null, and None becomes NaN
     values = np.array([line.get(f"reward/{name}") for line in story.metrics], dtype=float)
     if not np.isfinite(values).any():
         return Text(f"{name:>12}  nothing yet")
     parts = [part[np.isfinite(part)] for part in np.array_split(values, min(_WIDTH, len(values)))]
     means = np.array([part.mean() if part.size else np.nan for part in parts])
-    low, high = np.nanmin(means), np.nanmax(means)
-    levels = np.nan_to_num((means - low) / ((high - low) or 1) * (len(_BARS) - 1)).round().astype(int)
+    low = np.nanmin(means)
+    high = np.nanmax(means)
+    heights = (means - low) / ((high - low) or 1)  # a reward that never moved lies on the floor
+    levels = np.nan_to_num(heights * (len(_BARS) - 1)).round().astype(int)
     bars = "".join(_BARS[level] if np.isfinite(mean) else " " for level, mean in zip(levels, means, strict=True))
     return Text(f"{name:>12}  {bars}  {means[0]:.3f} to {means[-1]:.3f}")

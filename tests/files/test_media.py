@@ -38,9 +38,9 @@ def test_a_large_video_is_smaller_and_close(tmp_path):
     column = np.linspace(0, 255, 120, dtype=np.uint8)
     video = np.stack([np.roll(np.broadcast_to(column[:, None, None], (120, 90, 3)), 5 * at, axis=1) for at in range(5)])
     media.save(tmp_path / "video.webp", np.ascontiguousarray(video), 8.0)
-    found = media.load(tmp_path / "video.webp", 8.0, 5)
-    assert found.shape == video.shape
-    assert np.abs(found.astype(int) - video).mean() < 5
+    loaded = media.load(tmp_path / "video.webp", 8.0, 5)
+    assert loaded.shape == video.shape
+    assert np.abs(loaded.astype(int) - video).mean() < 5
 
 
 @pytest.mark.parametrize(

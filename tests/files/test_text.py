@@ -38,7 +38,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, pl
 
 def test_writing_text_loads_nothing_heavy():
     program = (
-        "import sys, stepcredit.runs.files\n"
+        "import sys, stepcredit.files.text\n"
         "print(sorted({'torch', 'numpy', 'pydantic', 'yaml', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
