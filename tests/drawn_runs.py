@@ -14,7 +14,6 @@ from PIL import Image
 
 from stepcredit.evaluation.paired import summarise
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
 from stepcredit.recipe.load import to_yaml, validate
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Credit, Evidence, RewardTable, StepReport
@@ -182,10 +181,9 @@ def credit(recipe: Recipe, scores: np.ndarray, similarity: np.ndarray) -> Credit
     evidence = Evidence(
         rewards=torch.tensor(scores),
         weights=torch.ones(scores.shape[-1]).double(),
-        similarity=torch.tensor(similarity),
-        clean_similarity=torch.tensor(similarity[..., 1:]),
         trained=(torch.arange(L - 1) < L - 2).expand(P, G, L - 1),
-        transitions=transitions(recipe.method.kernel, schedules.linear(L - 1), noise_level=recipe.method.noise_level),
+        transitions=recipe.method.sampler.at(schedules.linear(L - 1)).transitions,
+        seen={"similarity": torch.tensor(similarity), "clean_similarity": torch.tensor(similarity[..., 1:])},
     )
     return recipe.method.credit(evidence)
 

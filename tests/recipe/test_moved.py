@@ -6,16 +6,16 @@ from pydantic import BaseModel
 from stepcredit.errors import RecipeError
 from stepcredit.methods import names
 from stepcredit.recipe.load import load_recipe
-from stepcredit.recipe.moved import MOVED, new_name, refuse_moved
+from stepcredit.recipe.moved import refuse_moved
 from stepcredit.recipe.recipe import method_named
 from stepcredit.settings.keys import flatten
+from stepcredit.settings.moved import MOVED, new_name
 
 
 class NewMethod(BaseModel):
     sampler: dict = {}
     plan: dict = {}
     rule: dict = {}
-    anchors: dict = {}
 
 
 class NewTraining(BaseModel):
@@ -37,7 +37,7 @@ SECTIONS = {"method": NewMethod, "training": NewTraining}
         ("method.shared_noise", "method.plan.shared_noise"),
         ("method.window.size", "method.plan.window.size"),
         ("method.window", "method.plan.window"),
-        ("training.ema", "method.anchors.average"),
+        ("training.ema", None),
         ("method.windows", None),
         ("method.rule.floor", None),
         ("seed", None),
@@ -58,7 +58,6 @@ def test_all_old_keys_are_named_at_once():
         "method.noise_level is now method.sampler.noise_level",
         "method.window.size is now method.plan.window.size",
         "method.window.end is now method.plan.window.end",
-        "training.ema is now method.anchors.average",
     ]
 
 
@@ -87,7 +86,7 @@ def test_a_recipe_and_a_flag_with_old_keys_are_refused_with_the_new_ones(tmp_pat
     ]
 
 
-@pytest.mark.parametrize("old", [old for old in MOVED if old != "training.ema"])
+@pytest.mark.parametrize("old", MOVED)
 def test_every_new_name_is_a_key_of_some_method(old):
     keys = set()
     for name in names():

@@ -27,9 +27,8 @@ NEW = {
         "plan": {"window": {"size": 2, "first": 1}, "best_of": None},
         "objective": {"loss": {"type": "clipped", "clip": 0.1}, "kl_weight": 0.0},
         "rule": {"floor": 0.5},
-        "anchors": {"average": 0.9},
     },
-    "training": {"iterations": 7},
+    "training": {"iterations": 7, "ema": 0.9},
 }
 
 
@@ -54,7 +53,7 @@ def test_a_recipe_of_today_stays():
         ("method.best_of", "method.plan.best_of", None),
         ("method.clip", "method.objective.loss.clip", 0.1),
         ("method.floor", "method.rule.floor", 0.5),
-        ("training.ema", "method.anchors.average", 0.9),
+        ("training.ema", "training.ema", 0.9),
         ("method.type", "method.type", "otca"),
         ("training.iterations", "training.iterations", 7),
         ("seed", "seed", 1),

@@ -7,51 +7,28 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-MOVED = {
-    "method.kernel": "method.sampler.type",
-    "method.noise_level": "method.sampler.noise_level",
-    "method.shared_noise": "method.sampler.shared_noise",
-    "method.train_last": "method.sampler.train_last",
-    "method.final_state": "method.sampler.final_state",
-    "method.window": "method.plan.window",
-    "method.timestep_fraction": "method.plan.timestep_fraction",
-    "method.best_of": "method.plan.best_of",
-    "method.head": "method.objective.loss.type",
-    "method.clip": "method.objective.loss.clip",
-    "method.profile": "method.objective.profile",
-    "method.place": "method.objective.place",
-    "method.preserve": "method.objective.preserve",
-    "method.form": "method.objective.form",
-    "method.kl_weight": "method.objective.kl_weight",
-    "method.kl_form": "method.objective.kl_form",
-    "training.ema": "method.anchors.average",
-}
-"""Keys of format 2 that have another place; what else it had below `method` is now a setting of the rule."""
+from stepcredit.settings.moved import new_name
 
-_PARTS = ("type", "sampler", "plan", "rule", "objective", "anchors")
+_PARTS = ("type", "sampler", "plan", "rule", "objective")
 """What stands directly below `method` today; every other name there is an old one."""
 
 
 def moved(key: str) -> str:
     """A dotted key as today's recipes spell it: `method.window.size` is `method.plan.window.size`, `seed` is `seed`."""
     section, _, name = key.partition(".")
-    first = name.split(".")[0]  # what lies below an old key moves with it
-    old = f"{section}.{first}"
-    if old in MOVED:
-        return MOVED[old] + key.removeprefix(old)
-    if section == "method" and first and first not in _PARTS:
-        return f"method.rule.{name}"
+    if section == "method" and name and name.split(".")[0] not in _PARTS:
+        # A method of somebody's own had settings that no table knows; those of a rule are the rule's today.
+        return new_name(key) or f"method.rule.{name}"
     return key
 
 
 def today(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A stored recipe with every setting where today's recipes have it; one of today is returned as it is."""
     current = deepcopy(dict(recipe))  # deep: readers keep the recipe that they were given
-    for section in ("method", "training"):
-        for name in recipe.get(section, {}):
-            old = f"{section}.{name}"
-            if moved(old) != old:
-                _put(current, moved(old), current[section].pop(name))
+    for name in recipe.get("method", {}):
+        old = f"method.{name}"
+        if moved(old) != old:
+            _put(current, moved(old), current["method"].pop(name))
     return current
 
 
