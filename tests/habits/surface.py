@@ -1,7 +1,7 @@
 """What people may build on, as text: names, arguments, fields, members, flags, and the format of the run folder.
 
-Python names are read from the source text of the rooms that have a page in docs/api/, so a new room is public as soon as
-it has one. The run folder is described from a run, a small one, because that is what its readers get.
+Python names are read from the source text of the rooms that have a page in docs/api/: a new room is public as soon
+as it has one. The run folder is described from a run, a small one, because that is what its readers get.
 """
 
 import ast
@@ -34,6 +34,7 @@ def files_of(room):
 
 
 def module_name(file):
+    """`stepcredit.flow.kernels`; of an __init__.py its package."""
     parts = file.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -44,6 +45,7 @@ def public(name):
 
 def arguments(function):
     """As they are called, without types: `x, velocity, level, *, noise_level=0.7`."""
+    # Types are left out: they are long, and a caller does not write them. A test of types is the type checker.
     for argument in ast.walk(function.args):
         if isinstance(argument, ast.arg):
             argument.annotation = None
@@ -89,7 +91,7 @@ def describe_commands(commands: App, above="stepcredit"):
     """Every command with its flags, and those of its sub-commands."""
     for name in sorted(name for name in commands if not name.startswith("-")):
         command = commands[name]
-        if command.default_command is not None:
+        if command.default_command is not None:  # a group of commands such as `bench` does nothing itself
             yield f"{above} {name}"
             for argument in command.assemble_argument_collection():
                 yield f"    {' '.join(argument.names)}"
@@ -108,6 +110,7 @@ def keys(value, above=""):
 def describe_run(folder):
     """Files of a run, and what is in those that others read. Numbers of iterations and rows are written as N."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    # One line for all iterations; dict.fromkeys keeps the order, which a set would not.
     yield from dict.fromkeys(re.sub(r"\b\d+\b", "N", name) for name in files)
     for name in ("environment.json", "result.json", "checkpoints/000001/state.json", "samples/000000/look.json"):
         value = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ def test_the_build_leaves_no_file_of_the_package_out():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     listed = subprocess.run(
-        ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "src"],
+        ["git", "ls-files", "--cached", "--others", "--ignored", "--exclude-standard", "src"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -63,10 +63,10 @@ def test_the_lowest_versions_are_the_floors_of_the_project():
 def test_every_page_is_on_the_site():
     # mkdocs.yml is plain data: no tag of a generator's own.
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    shown = set(re.findall(r"[\w./-]+\.md", str(navigation)))
+    pages = set(re.findall(r"[\w./-]+\.md", str(navigation)))
     written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert written <= shown
-    assert all((ROOT / page).is_file() for page in shown)
+    assert written <= pages
+    assert all((ROOT / page).is_file() for page in pages)
 
 
 def test_the_citation_names_this_version():

@@ -4,8 +4,9 @@ import difflib
 from pathlib import Path
 
 import pytest
-import stepcredit
 from surface import describe_module, surface
+
+import stepcredit
 
 WRITTEN = Path(__file__).with_name("public_surface.txt")
 SHORT = {
