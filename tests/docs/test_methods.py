@@ -90,9 +90,9 @@ def test_a_changed_default_is_noticed():
 @pytest.mark.parametrize("name", [*names(), "README"])
 def test_recipes_of_a_page_are_valid_and_name_the_method(name):
     plain = yaml.safe_load(to_yaml(load_recipe("scenes", {"method": "dance_grpo"})))
-    found = recipes(page(name))
-    assert found
-    for recipe in found:
+    recipes_of_the_page = recipes(page(name))
+    assert recipes_of_the_page
+    for recipe in recipes_of_the_page:
         assert validate({**plain, **recipe}).method_name == (name if name != "README" else "otca")
 
 

@@ -73,5 +73,5 @@ def test_a_key_that_is_nowhere_is_an_error(key):
 
 
 def test_the_name_of_a_part_is_never_a_setting_of_the_rule():
-    for part in ("type", "sampler", "plan", "rule", "objective", "anchors"):
+    for part in ("type", "sampler", "plan", "rule", "objective"):
         assert moved(f"method.{part}") == f"method.{part}"

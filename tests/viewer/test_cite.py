@@ -36,7 +36,7 @@ def test_every_method_cites_the_paper_that_it_names(name):
 
 
 def test_a_run_on_ddim_cites_ddim():
-    assert cited("--method.kernel", "ddim")["2010.02502"] == "kernel ddim"
+    assert cited("--method.sampler.type", "ddim")["2010.02502"] == "kernel ddim"
 
 
 def test_what_is_cited_follows_the_recipe():
@@ -51,7 +51,7 @@ def test_what_is_cited_follows_the_recipe():
         "2106.09685": "low-rank adapters",
         "1711.05101": "optimiser",
     }
-    other = cited("--method.kernel", "cps", "--policy.surface.type", "full", "--held_out", "[]")
+    other = cited("--method.sampler.type", "cps", "--policy.surface.type", "full", "--held_out", "[]")
     assert other["2509.05952"] == "kernel cps"
     assert not {"2505.07818", "2106.09685", "2310.11513"} & other.keys()
 

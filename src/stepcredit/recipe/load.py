@@ -55,6 +55,7 @@ def validate(data: Mapping[str, Any]) -> Recipe:
 _BY_NAME: dict[str, Callable[[str], type[Strict]]] = {"policy": settings_class, "method": method_class}
 """Sections without a union of classes to choose from: each `type` is a file, here or in a package of one's own."""
 _EXAMPLES = {"policy": "{type: flux}", "method": "otca"}
+_NAMES = {"policy": "family of models", "method": "method"}
 
 
 def _read_section(
@@ -68,7 +69,7 @@ def _read_section(
     if not isinstance(value, Mapping):
         raise RecipeError(f"{section}: got {value!r}, wanted one such as {example}")
     if "type" not in value:
-        raise RecipeError(f'{section}: no "type"; name one, e.g. {section}: {example}')
+        raise RecipeError(f'{section}: no "type"; name a {_NAMES[section]}, e.g. {section}: {example}')
     model = find_class(str(value["type"]))
     if section == "method":
         refuse_moved(recipe, {"method": model, "training": Training})

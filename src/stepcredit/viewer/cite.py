@@ -18,24 +18,25 @@ _REWARDS = {
 
 def references(recipe: Recipe) -> list[tuple[str, str]]:
     """What each is cited for, and its entry; things without a paper are left out."""
-    wanted = {f"method {recipe.method_name}": _arxiv(getattr(recipe.method, "paper", ""))}
-    wanted |= {
-        f"kernel {kernel}": _KERNELS.get(kernel, "") for kernel in [getattr(recipe.method, "kernel", "")] if kernel
+    kernel = recipe.method.sampler.kernel
+    uses = {
+        f"method {recipe.method_name}": _arxiv(recipe.method.paper),
+        f"kernel {kernel}": _KERNELS.get(kernel, ""),
+        f"model {recipe.policy_name}": recipe.policy.paper,
     }
-    wanted |= {f"model {recipe.policy_name}": recipe.policy.paper}
     for reward in (*recipe.rewards, *recipe.held_out):
-        wanted[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
+        uses[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
     if isinstance(recipe.policy, ClassifierFree) and recipe.policy.guidance > 1:
-        wanted["guidance"] = "2207.12598"
+        uses["guidance"] = "2207.12598"
     if isinstance(recipe.policy.surface, LoRA):
-        wanted["low-rank adapters"] = "2106.09685"
-    wanted["optimiser"] = "1711.05101"
-    known = entries()
-    for_what: dict[str, list[str]] = {}
-    for what, key in wanted.items():
-        if key in known:
-            for_what.setdefault(key, []).append(what)
-    return [(", ".join(whats), known[key]) for key, whats in for_what.items()]
+        uses["low-rank adapters"] = "2106.09685"
+    uses["optimiser"] = "1711.05101"
+    bibliography = entries()
+    uses_of_paper: dict[str, list[str]] = {}
+    for use, paper in uses.items():
+        if paper in bibliography:  # things without a paper, and methods of one's own, are left out
+            uses_of_paper.setdefault(paper, []).append(use)
+    return [(", ".join(cited_for), bibliography[paper]) for paper, cited_for in uses_of_paper.items()]
 
 
 def entries() -> dict[str, str]:
