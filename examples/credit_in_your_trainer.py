@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 import stepcredit as sc
 
-G, N, NOISE, CLIP = 64, 8, 0.7, 0.1  # samples, steps, the sampler's noise, half-width of the clipped ratio
+G = 64  # samples
+N = 8  # steps
+NOISE = 0.7  # of the sampler
+CLIP = 0.1  # half-width of the clipped ratio; the field's 1e-4 is for latents of thousands of dimensions
 LEVELS = sc.flow.schedules.linear(N).float()  # from noise, 1, to data, 0
 ISLANDS = torch.tensor([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
 TRAINED = torch.arange(N) < N - 1  # the last step adds no noise
@@ -47,10 +50,12 @@ def pretrain(updates: int = 800) -> nn.Module:
     network = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(updates):
-        data, noise, n = ISLANDS[torch.randint(4, (256,))], torch.randn(256, 2), torch.randint(N, (256,))
-        x = data + LEVELS[n, None] * (noise - data)
+        clean = ISLANDS[torch.randint(4, (256,))]
+        noise = torch.randn(256, 2)
+        n = torch.randint(N, (256,))
+        x = clean + LEVELS[n, None] * (noise - clean)
         optimiser.zero_grad()
-        (velocity(network, x, n) - (noise - data)).square().mean().backward()
+        (velocity(network, x, n) - (noise - clean)).square().mean().backward()
         optimiser.step()
     return network
 
@@ -58,7 +63,8 @@ def pretrain(updates: int = 800) -> nn.Module:
 def train(rule: Callable[[Tensor, Tensor], Tensor], loss: str = "clipped", *, seed: int = 0) -> Tensor:
     """Post-trains a new flow; returns the mean of the K rewards at every iteration."""
     torch.manual_seed(seed)
-    network, curve = pretrain(), []
+    network = pretrain()
+    curve = []
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(60):
         latents = [torch.randn(G, 2)]
@@ -70,7 +76,10 @@ def train(rule: Callable[[Tensor, Tensor], Tensor], loss: str = "clipped", *, se
         rewards = -(way[:, -1] - 1.5).abs()  # [G, K]: to the right, and up
         credit = rule(rewards, sc.credit.temporal.similarity_to_final(way))[:, TRAINED]
 
-        x, y, n = way[:, : N - 1].flatten(0, 1), way[:, 1:N].flatten(0, 1), torch.arange(N - 1).repeat(G)
+        # Every move (x at step n, then y) is a row; the last step has no noise, so no density and nothing to train.
+        x = way[:, : N - 1].flatten(0, 1)
+        y = way[:, 1:N].flatten(0, 1)
+        n = torch.arange(N - 1).repeat(G)
         before = law(network, x, n).log_prob(y).detach()
         for _ in range(2):
             ratio = (law(network, x, n).log_prob(y) - before).unflatten(0, credit.shape)

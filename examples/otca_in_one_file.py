@@ -20,6 +20,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ CLIP = 1e-4  # half-width of the clipped ratio; so small because the log-ratio i
 UPDATES = 2  # optimiser steps in an iteration
 MICRO_BATCH = 192  # moves that go through the network together
 LEARNING_RATE = 4e-4
-SIZE = {"height": 32, "width": 32, "max_sequence_length": 12}
+SIZE: dict[str, Any] = {"height": 32, "width": 32, "max_sequence_length": 12}
 
 # ---- The generator: a FluxPipeline, a LoRA on the linear layers of its blocks -------------------------------------
 
@@ -94,6 +95,7 @@ def velocity(
 def noise_levels(tokens: int) -> Float[Tensor, " L"]:
     """FLUX's schedule from 1 (noise) to 0 (data): the fewer tokens, the less of it near the noise."""
     even = torch.linspace(1, 0, STEPS + 1, dtype=torch.float64)
+    # FLUX.1-dev's: the shift's logarithm is .5 at 256 tokens and 1.15 at 4096, and linear in between and beyond.
     shift = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
     return (shift * even / (1 + (shift - 1) * even)).float()
 
@@ -126,7 +128,8 @@ def roll_out(
 ) -> tuple[Tensor, Tensor]:
     """All latents `[B, L, ...]` and velocities `[B, N, ...]` from noise to data; the last step adds no noise."""
     levels = noise_levels(start.shape[1])
-    latents, velocities = [start], []
+    latents = [start]
+    velocities = []
     for n in range(STEPS):
         x = latents[-1]
         v = velocity(pipe, x, levels[n].expand(len(x)), text)
@@ -153,7 +156,7 @@ def similarity_to_final(latents: Float[Tensor, "B L tokens channels"]) -> Float[
 
 def step_shares(similarity: Float[Tensor, "P G L"]) -> Float[Tensor, "P G N"]:
     """p_n, each step's share of the similarity gained, sums to 1 (equations 7 and 8)."""
-    gain = similarity.diff(dim=-1).clamp(min=0) + 1e-6
+    gain = similarity.diff(dim=-1).clamp(min=0) + 1e-6  # so that a sample that never gains has a flat share
     gain[..., -1] = 0  # the last step has no noise, so no density and nothing to train
     return gain / gain.sum(-1, keepdim=True)
 
@@ -237,7 +240,8 @@ def train(
     pipe: FluxPipeline, *, seed: int, iterations: int, prompts: int, group_size: int
 ) -> Iterator[tuple[Float[Tensor, "P G K"], Float[Tensor, "P G N"]]]:
     """Trains the LoRA; yields the rewards and the credit of each iteration."""
-    clip, preference = load_clip(str(ASSETS / "clip_scenes")), load_clip(str(ASSETS / "hps_scenes"))
+    clip = load_clip(str(ASSETS / "clip_scenes"))
+    preference = load_clip(str(ASSETS / "hps_scenes"))
     judges = [ClipT(clip), HPS(preference), Aesthetic(clip, ASSETS / "aesthetic_scenes" / "head.safetensors")]
     captions = Scenes(split("training"))
     lora = [parameter for parameter in pipe.transformer.parameters() if parameter.requires_grad]
@@ -248,7 +252,9 @@ def train(
         drawn = captions.draw(prompts, seed=seed, iteration=iteration)
         rows = [(prompt, member) for prompt in range(prompts) for member in range(group_size)]
         with torch.no_grad():
-            tokens, pooled, _ = pipe.encode_prompt(drawn, max_sequence_length=SIZE["max_sequence_length"])
+            # Any: diffusers annotates each as optional, for pipelines that lack a text encoder.
+            encoded: Any = pipe.encode_prompt(drawn, max_sequence_length=SIZE["max_sequence_length"])
+        tokens, pooled, _ = encoded
         text = (tokens.repeat_interleave(group_size, dim=0), pooled.repeat_interleave(group_size, dim=0))
         start = torch.stack([NoiseStream(seed, iteration, prompt, SHARED).draw((16, 64)) for prompt, _ in rows])
         noises = [NoiseStream(seed, iteration, prompt, member) for prompt, member in rows]
@@ -269,7 +275,8 @@ def train(
 
         # 4. Update. Moves (sample, step) are dealt out at random to the optimiser steps; a move without credit has no
         #    gradient and is not computed, but counts in the mean.
-        levels, flat = noise_levels(latents.shape[2]), credit.flatten(0, 1).float()
+        levels = noise_levels(latents.shape[2])
+        flat = credit.flatten(0, 1).float()
         moves = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(STEPS - 1))
         order = torch.randperm(len(moves), generator=torch.Generator().manual_seed(seed * 1_000_003 + iteration))
         for chosen in order.tensor_split(UPDATES):
@@ -280,11 +287,13 @@ def train(
             optimiser.zero_grad()
             for part in moves[chosen[~silent]].split(MICRO_BATCH):
                 row, n = part.T
-                x, y, v_before = latents[row, n], latents[row, n + 1], velocities[row, n]
+                x = latents[row, n]
                 v_now = velocity(pipe, x, levels[n], (text[0][row], text[1][row]))
-                level, next_level = levels[n][:, None, None], levels[n + 1][:, None, None]
-                loss = clipped_loss(log_ratio(x, y, v_before, v_now, level, next_level), flat[row, n])
-                (loss.sum() / len(chosen)).backward()
+                level = levels[n][:, None, None]
+                next_level = levels[n + 1][:, None, None]
+                ratio = log_ratio(x, latents[row, n + 1], velocities[row, n], v_now, level, next_level)
+                # Divided by all moves of the optimiser step, not of this part: parts are for memory only.
+                (clipped_loss(ratio, flat[row, n]).sum() / len(chosen)).backward()
             torch.nn.utils.clip_grad_norm_(lora, max_norm=1.0)
             optimiser.step()
         yield rewards, credit
@@ -296,9 +305,16 @@ def train(
 def draw_held_out(pipe: FluxPipeline) -> tuple[list[str], np.ndarray]:
     """Captions that were never trained on, always from the same noise, by diffusers' own sampler."""
     captions = Scenes(split("held_out")).draw(12, seed=0, iteration=0)
-    noise = torch.randn(12, 16, 64, generator=torch.Generator().manual_seed(0))
-    pictures = pipe(captions, latents=noise, num_inference_steps=10, output_type="np", **SIZE).images
-    return captions, (pictures * 255).round().astype(np.uint8)
+    # Any, twice: diffusers annotates latents as a FloatTensor, which no tensor is, and its output as one of two things.
+    noise: Any = torch.randn(12, 16, 64, generator=torch.Generator().manual_seed(0))
+    output: Any = pipe(captions, latents=noise, num_inference_steps=10, output_type="np", **SIZE)
+    return captions, (output.images * 255).round().astype(np.uint8)
+
+
+def meets(picture: np.ndarray, text: str) -> bool:
+    """Whether a picture shows what its caption says, by the exact checker."""
+    caption = parse(text)
+    return caption is not None and check(picture, caption).correct
 
 
 def show(path: Path, captions: list[str], before: np.ndarray, after: np.ndarray) -> None:
@@ -310,7 +326,7 @@ def show(path: Path, captions: list[str], before: np.ndarray, after: np.ndarray)
             cell.imshow(picture, interpolation="nearest")
             cell.set(xticks=[], yticks=[], title=textwrap.fill(caption, 16) if row == 0 else "")
             cell.title.set_fontsize(7)
-            cell.spines[:].set(color="#2a9d55" if check(picture, parse(caption)).correct else "#d1495b", linewidth=3)
+            cell.spines[:].set(color="#2a9d55" if meets(picture, caption) else "#d1495b", linewidth=3)
         axes[row][0].set_ylabel(name)
     figure.savefig(path, dpi=110, bbox_inches="tight")
 

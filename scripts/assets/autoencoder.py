@@ -4,6 +4,8 @@ Sixteen channels that pack 2 x 2 into 64, as in FLUX.1; the decoder also learns 
 that a sampler's small errors stay invisible.
 """
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 
@@ -16,10 +18,14 @@ FOLDER = ASSETS / "flux_scenes" / "vae"
 def main() -> None:
     options = arguments(__doc__ or "")
     torch.manual_seed(options.seed)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+    # Any, twice: diffusers annotates tuples of any length as tuple[str] and its output objects as tensors.
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (16, 32, 64),
+    }
+    vae: Any = AutoencoderKL(
+        **blocks,
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=8,
@@ -27,7 +33,7 @@ def main() -> None:
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
-        scaling_factor=1.0,
+        scaling_factor=1.0,  # this and the shift are measured at the end
         shift_factor=0.0,
         force_upcast=False,
     )
@@ -40,13 +46,14 @@ def main() -> None:
         pictures = batch(step)
         law = vae.encode(pictures).latent_dist
         noise = torch.randn(law.mean.shape, generator=torch.Generator().manual_seed(step))
+        # The encoder's own noise, and a sampler's errors: another picture's noise at a tenth of the latents' spread.
         latents = law.mean + law.std * noise + 0.1 * noise.flip(0) * law.mean.detach().std()
         error = vae.decode(latents).sample - pictures
         return error.abs().mean() + 2 * error.square().mean() + 1e-4 * law.kl().mean() / law.mean[0].numel()
 
     @torch.no_grad()
     def report(step: int) -> str:
-        pictures = scenes_of(balanced(captions, 256, 1), seed=10**9)[1] * 2 - 1
+        pictures = scenes_of(balanced(captions, 256, 1), seed=10**9)[1] * 2 - 1  # a seed that no batch reaches
         law = vae.encode(pictures).latent_dist
         error = (vae.decode(law.mean).sample.clamp(-1, 1) - pictures) * 127.5
         return f"PSNR {20 * torch.log10(255 / error.square().mean().sqrt()):.1f} dB, latents std {law.mean.std():.2f}"

@@ -1,10 +1,14 @@
 """Writes the model card of the embedded models from the numbers that their scripts stored."""
 
 import json
+from typing import Any
 
 from common import ASSETS
+from stepcredit.scenes.captions import KINDS
+from stepcredit.scenes.moving import MOVING_KINDS
 from video_generator import LAST_STEPS, MISTOLD, SPOILED, STEPS
 
+# The numbers that are in braces are measured; the others are settings of the scripts, or were measured once.
 CARD = """\
 ---
 license: apache-2.0
@@ -98,31 +102,33 @@ Known limits of both worlds: few words, six colours, three shapes, at most three
 """
 
 
-def main() -> None:
-    def read(name: str) -> dict:
-        return json.loads((ASSETS / name / "metrics.json").read_text())
+def read(name: str) -> dict[str, Any]:
+    """What a script measured of its model."""
+    return json.loads((ASSETS / name / "metrics.json").read_text())
 
+
+def rows(measured: dict[str, Any], kinds: tuple[str, ...]) -> str:
+    """The lines of a table: a split each, a column for each kind of caption."""
+    lines = []
+    for name in ("training", "held_out", "new_combinations"):
+        cells = [f"{measured[name][kind]:.3f}" for kind in ("all", *kinds)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
     generator = read("flux_scenes")
-    kinds = ("all", "single", "count", "pair", "position")
-    video, judge = read("wan_scenes"), read("video_align_scenes")
-    moves = ("all", "one moving", "one still", "two things")
-    motion = [
-        f"| {name} | " + " | ".join(f"{video[name][kind]:.3f}" for kind in moves) + " |"
-        for name in ("training", "held_out", "new_combinations")
-    ]
-    rows = [
-        f"| {name} | " + " | ".join(f"{generator[name][kind]:.3f}" for kind in kinds) + " |"
-        for name in ("training", "held_out", "new_combinations")
-    ]
+    video = read("wan_scenes")
+    judge = read("video_align_scenes")
     files = [path for path in ASSETS.rglob("*") if path.is_file()]
     text = CARD.format(
         size=sum(path.stat().st_size for path in files) / 1e6,
-        composition="\n".join(rows),
+        composition=rows(generator, KINDS),
         clip=read("clip_scenes"),
         hps=read("hps_scenes"),
         aesthetic=read("aesthetic_scenes"),
         video=video["parameters"],
-        motion="\n".join(motion),
+        motion=rows(video, MOVING_KINDS),
         judge=judge,
         last=LAST_STEPS,
         steps=STEPS + LAST_STEPS,

@@ -6,14 +6,16 @@ on pictures of which some are spoiled, as in data scraped from the web. So it kn
 captions about half of its pictures are wrong, which is the work that RL is given.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from common import ASSETS, arguments, keep, scenes_of, train
+from common import ASSETS, arguments, keep, scenes_of, shares, train
 from flaws import corrupt
 from stepcredit.scenes.captions import KINDS, Split, balanced, split
 from stepcredit.scenes.checker import check
@@ -27,16 +29,24 @@ SPOILED = 0.16  # share of the pictures in the last stage that are spoiled
 
 def build() -> FluxPipeline:
     """The untrained pipeline around the trained autoencoder."""
-    clip, t5 = clip_tokenizer(), t5_tokenizer()
-    marks = {"bos_token_id": clip.bos_token_id, "eos_token_id": clip.eos_token_id, "pad_token_id": clip.pad_token_id}
-    text = {"hidden_size": WIDTH, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    t5_text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    clip = clip_tokenizer()
+    t5 = t5_tokenizer()
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 256, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "max_position_embeddings": LENGTH, "projection_dim": WIDTH}
+    # The defaults are the marks of the big vocabulary, far beyond the end of this one.
+    text |= {"bos_token_id": clip.bos_token_id, "eos_token_id": clip.eos_token_id, "pad_token_id": clip.pad_token_id}
+    t5_text: dict[str, Any] = {
+        "d_model": WIDTH,
+        "d_kv": 16,
+        "d_ff": 256,
+        "num_layers": 2,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+    }
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
         vae=AutoencoderKL.from_pretrained(FOLDER / "vae"),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(vocab_size=len(clip), max_position_embeddings=LENGTH, projection_dim=WIDTH, **text, **marks)
-        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(clip), **text)),
         tokenizer=clip,
         text_encoder_2=T5EncoderModel(T5Config(vocab_size=len(t5), feed_forward_proj="gated-gelu", **t5_text)),
         tokenizer_2=t5,
@@ -55,14 +65,14 @@ def build() -> FluxPipeline:
     )
 
 
-def hidden_matrices(networks: dict[str, torch.nn.Module]) -> list[torch.nn.Parameter]:
+def hidden_matrices(networks: Mapping[str, torch.nn.Module]) -> list[torch.nn.Parameter]:
     """The weights of all linear layers but the first and the last of the transformer: what Muon is made for."""
-    layers = [item for network in networks.values() for item in network.named_modules()]
-    return [
-        layer.weight
-        for name, layer in layers
-        if isinstance(layer, torch.nn.Linear) and name not in ("x_embedder", "proj_out")
-    ]
+    matrices = []
+    for network in networks.values():
+        for name, layer in network.named_modules():
+            if isinstance(layer, torch.nn.Linear) and name not in ("x_embedder", "proj_out"):
+                matrices.append(layer.weight)
+    return matrices
 
 
 def scraped(pictures: torch.Tensor, seed: int) -> torch.Tensor:
@@ -73,26 +83,27 @@ def scraped(pictures: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.where(chosen[:, None, None, None], spoiled, pictures)
 
 
-def tokens(pipe: FluxPipeline, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+# Any, here and below: what diffusers annotates of a pipeline's parts and outputs is one of several things or wrong.
+def tokens(pipe: Any, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token numbers of the CLIP and the T5 tokenizer, `[B, LENGTH]` each."""
     padding = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
     return pipe.tokenizer(texts, **padding).input_ids, pipe.tokenizer_2(texts, **padding).input_ids
 
 
 @torch.no_grad()
-def packed_latents(pipe: FluxPipeline, pictures: torch.Tensor) -> torch.Tensor:
+def packed_latents(pipe: Any, pictures: torch.Tensor) -> torch.Tensor:
     """Normalised, packed latents `[B, 16, 64]` of pictures in [0, 1]."""
     means = torch.cat([pipe.vae.encode(part * 2 - 1).latent_dist.mean for part in pictures.split(256)])
     latents = (means - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     return pipe._pack_latents(latents, *latents.shape)
 
 
-def composition(pipe: FluxPipeline, name: Split, count: int = 256) -> dict[str, float]:
+def composition(pipe: Any, name: Split, count: int = 256) -> dict[str, float]:
     """Share of correct pictures, overall and per kind, of the plain pipeline with 10 steps."""
     captions = balanced(split(name), count, seed=3)
     pipe.set_progress_bar_config(disable=True)
     pictures = pipe(
-        [str(c) for c in captions],
+        [str(caption) for caption in captions],
         height=32,
         width=32,
         num_inference_steps=10,
@@ -100,15 +111,16 @@ def composition(pipe: FluxPipeline, name: Split, count: int = 256) -> dict[str, 
         generator=torch.Generator().manual_seed(4),
         output_type="np",
     ).images
-    correct = [check((p * 255).round().astype(np.uint8), c).correct for p, c in zip(pictures, captions, strict=True)]
-    kinds = {kind: [ok for ok, c in zip(correct, captions, strict=True) if c.kind == kind] for kind in KINDS}
-    return {"all": float(np.mean(correct))} | {kind: float(np.mean(some)) for kind, some in kinds.items() if some}
+    correct = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        correct.append(check((picture * 255).round().astype(np.uint8), caption).correct)
+    return shares(correct, captions, KINDS)
 
 
 def main() -> None:
     options = arguments(__doc__ or "")
     torch.manual_seed(options.seed)
-    pipe = build()
+    pipe: Any = build()
     captions = balanced(split("training"), 40_000, seed=options.seed)
     pictures = scenes_of(captions, seed=options.seed + 1)[1]
     clean = packed_latents(pipe, pictures)
@@ -118,7 +130,7 @@ def main() -> None:
     text_ids = torch.zeros(LENGTH, 3)
 
     def loss_of(step: int, latents: torch.Tensor = clean, first: int = 0) -> torch.Tensor:
-        step += first
+        step += first  # the last stage goes on counting, so that it draws other batches
         generator = torch.Generator().manual_seed(options.seed * 10**6 + step)
         at = torch.randint(len(captions), (64,), generator=generator)
         noise = torch.randn(latents[at].shape, generator=generator)
@@ -138,7 +150,7 @@ def main() -> None:
         return (velocity - (noise - latents[at])).square().mean()
 
     networks = {"transformer": pipe.transformer, "clip": pipe.text_encoder, "t5": pipe.text_encoder_2}
-    common = {"average": 0.998, "report": lambda step: str(composition(pipe, "held_out"))}
+    common: dict[str, Any] = {"average": 0.998, "report": lambda step: str(composition(pipe, "held_out"))}
     muon = hidden_matrices(networks)
     steps = options.steps or 8000
     train("generator", networks, loss_of, steps=steps, learning_rate=1e-3, matrices=muon, every=1000, **common)

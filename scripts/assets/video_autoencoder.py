@@ -5,6 +5,8 @@ halves are trained, then the decoder alone, on what the encoder says by then. Th
 noisy latents, so that a sampler's small errors stay invisible.
 """
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKLWan
 
@@ -19,13 +21,14 @@ CHANNELS = 16
 def main() -> None:
     options = arguments(__doc__ or "")
     torch.manual_seed(options.seed)
-    vae = AutoencoderKLWan(
+    # Any: diffusers annotates its output objects as tensors.
+    vae: Any = AutoencoderKLWan(
         base_dim=12,
         z_dim=CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
-        latents_mean=[0.0] * CHANNELS,
+        latents_mean=[0.0] * CHANNELS,  # this and the spread are measured at the end
         latents_std=[1.0] * CHANNELS,
         scale_factor_temporal=4,
         scale_factor_spatial=4,
@@ -39,6 +42,7 @@ def main() -> None:
         videos = batch(step)
         law = vae.encode(videos).latent_dist
         noise = torch.randn(law.mean.shape, generator=torch.Generator().manual_seed(step))
+        # The encoder's own noise, and a sampler's errors: another video's noise at a tenth of the latents' spread.
         latents = law.mean + law.std * noise + 0.1 * noise.flip(0) * law.mean.detach().std()
         error = vae.decode(latents).sample - videos
         return error.abs().mean() + 2 * error.square().mean() + 1e-4 * law.kl().mean() / law.mean[0].numel()
@@ -53,12 +57,12 @@ def main() -> None:
 
     @torch.no_grad()
     def report(step: int) -> str:
-        videos = films_of(balanced(captions, 96, 1), seed=10**9)[1] * 2 - 1
+        videos = films_of(balanced(captions, 96, 1), seed=10**9)[1] * 2 - 1  # a seed that no batch reaches
         law = vae.encode(videos).latent_dist
         error = (vae.decode(law.mean).sample.clamp(-1, 1) - videos) * 127.5
         return f"PSNR {20 * torch.log10(255 / error.square().mean().sqrt()):.1f} dB, latents std {law.mean.std():.2f}"
 
-    common = {"average": 0.995, "every": 200, "report": report}
+    common: dict[str, Any] = {"average": 0.995, "every": 200, "report": report}
     train("video_vae", {"vae": vae}, loss_of, steps=options.steps or 1600, learning_rate=2e-3, **common)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)

@@ -4,6 +4,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 from transformers import CLIPTokenizer, T5Tokenizer
 
@@ -14,6 +15,7 @@ LENGTH = 12  # the longest caption has 8 words; begin and end marks make 10
 
 def words(captions: Iterable[object] | None = None) -> list[str]:
     """Every word of these captions, by default of the still world's."""
+    # Sorted, because the order of a set changes from run to run, and the numbers of the tokens with it.
     return sorted({word for caption in captions or every_caption() for word in str(caption).split()})
 
 
@@ -24,13 +26,16 @@ def clip_tokenizer() -> CLIPTokenizer:
     merges: list[tuple[str, str]] = []
     while any(len(pieces) > 1 for pieces in spelled):
         counts = Counter(pair for pieces in spelled for pair in pairwise(pieces))
+        # By the alphabet among equals: most_common would go by the order of the words.
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
         spelled = [_merged(pieces, best) for pieces in spelled]
     letters = list(string.ascii_lowercase)
+    # A dict, to drop what is there twice and keep the order: a merge of two letters may be a word of two.
     tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges)])
     vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    # transformers annotates merges as strings and takes pairs as well, which is what it stores.
+    return CLIPTokenizer(vocab=vocabulary, merges=cast("list[str]", merges), model_max_length=LENGTH)
 
 
 def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:

@@ -23,7 +23,8 @@ def example():
 @pytest.mark.parametrize(("seed", "prompts", "group_size"), [(0, 2, 4), (3, 3, 3)])
 def test_its_weights_rewards_and_credit_are_those_of_the_recipe(example, seed, prompts, group_size):
     flags = {"seed": seed, "rollout.prompts": prompts, "rollout.group_size": group_size}
-    recipe = load_recipe("recipes/scenes/otca.yaml", [part for key in flags for part in (f"--{key}", str(flags[key]))])
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    recipe = load_recipe("recipes/scenes/otca.yaml", words)
     trainer, _ = build_trainer(recipe)
     steps = [step(trainer, iteration) for iteration in range(3)]
 
@@ -34,9 +35,9 @@ def test_its_weights_rewards_and_credit_are_those_of_the_recipe(example, seed, p
         assert torch.equal(done.rewards.scores, rewards)
         assert torch.equal(done.credit.per_step, credit)
         assert done.report.metrics["update/steps"] == 2, "the weights did move"
-    theirs = [parameter for parameter in pipe.transformer.parameters() if parameter.requires_grad]
-    for mine, other in zip(trainer.policy.parameters(), theirs, strict=True):
-        assert torch.equal(mine, other)
+    trained = [parameter for parameter in pipe.transformer.parameters() if parameter.requires_grad]
+    for library, one_file in zip(trainer.policy.parameters(), trained, strict=True):
+        assert torch.equal(library, one_file)
 
 
 def test_it_runs_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -76,7 +76,8 @@ def test_the_last_step_of_cps_is_deterministic_and_lands_on_the_prediction():
 def test_levels_per_sample_equal_scalar_levels_row_by_row(name):
     draw = torch.Generator().manual_seed(0)
     x, velocity, y = (torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=draw) for _ in range(3))
-    level, next_level = scalar([1.0, 0.6, 0.3]), scalar([0.96, 0.5, 0.1])
+    level = scalar([1.0, 0.6, 0.3])
+    next_level = scalar([0.96, 0.5, 0.1])
     together = kernels.KERNELS[name](x, velocity, level, next_level, noise_level=0.5)
     assert together.std.shape == (3, 1, 1, 1)
     for row in range(3):
@@ -98,7 +99,8 @@ def test_scalar_levels_broadcast_over_the_batch(name):
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_half_precision_inputs_are_stepped_in_float32(name):
-    x, velocity = torch.full((2, 3), 1.0), torch.full((2, 3), 0.5)  # exact in bfloat16
+    x = torch.full((2, 3), 1.0)  # exact in bfloat16
+    velocity = torch.full((2, 3), 0.5)
     full = kernels.KERNELS[name](x, velocity, scalar(0.6), scalar(0.5), noise_level=0.5)
     half = kernels.KERNELS[name](x.bfloat16(), velocity.bfloat16(), scalar(0.6), scalar(0.5), noise_level=0.5)
     assert half.mean.dtype == half.std.dtype == torch.float32

@@ -28,26 +28,30 @@ def float64(values):
 
 @pytest.mark.parametrize(("advantages", "strength", "coefficients", "effective"), CASES.values(), ids=CASES)
 def test_case_of_algorithm_1(advantages, strength, coefficients, effective):
-    a, lam = float64([advantages]), float64([strength])
+    a = float64([advantages])
+    lam = float64([strength])
     torch.testing.assert_close(mix.moca(a, lam), float64([effective]), rtol=0, atol=1e-15)
     torch.testing.assert_close(mix.moca_coefficients(a, lam), float64([coefficients]), rtol=0, atol=1e-12)
 
 
 def test_rows_of_one_batch_are_independent():
     pairs = [case for case in CASES.values() if len(case[0]) == 3]
-    a, lam = float64([case[0] for case in pairs]), float64([case[1] for case in pairs])
+    a = float64([case[0] for case in pairs])
+    lam = float64([case[1] for case in pairs])
     torch.testing.assert_close(mix.moca(a, lam), float64([case[3] for case in pairs]), rtol=0, atol=1e-15)
     torch.testing.assert_close(mix.moca_coefficients(a, lam), float64([case[2] for case in pairs]), rtol=0, atol=1e-12)
 
 
 def test_objective_without_opinion_is_left_out_and_gets_no_coefficient():
-    a, lam = float64([[float("nan"), -1.0, 2.0], [1.0, float("nan"), 3.0]]), float64([1.0, 1.0])
+    a = float64([[float("nan"), -1.0, 2.0], [1.0, float("nan"), 3.0]])
+    lam = float64([1.0, 1.0])
     torch.testing.assert_close(mix.moca(a, lam), float64([0.5, 1.0]), rtol=0, atol=1e-15)
     torch.testing.assert_close(mix.moca_coefficients(a, lam), float64([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]))
 
 
 def test_sample_without_any_opinion_gets_zero():
-    a, lam = torch.full((1, 3), torch.nan, dtype=torch.float64), float64([1.0])
+    a = torch.full((1, 3), torch.nan, dtype=torch.float64)
+    lam = float64([1.0])
     assert mix.moca(a, lam).item() == 0
     assert mix.moca_coefficients(a, lam).abs().sum().item() == 0
 

@@ -55,7 +55,8 @@ def test_the_surrogate_is_a_hinge_in_the_ratio():
 
 
 def test_gradient_on_policy_is_minus_the_credit():
-    log_ratio, credit = float64([0.0, 0.0, 0.0], grad=True), float64([2.0, -0.5, 0.0])
+    log_ratio = float64([0.0, 0.0, 0.0], grad=True)
+    credit = float64([2.0, -0.5, 0.0])
     surrogate.clipped(log_ratio, credit, clip=1e-4).sum().backward()
     torch.testing.assert_close(log_ratio.grad, -credit, rtol=0, atol=0)
 
@@ -92,7 +93,8 @@ def test_silent_elements_agree_with_autograd_in_float32():
 
 
 def test_silent_elements_leave_out_what_has_no_credit_and_work_without_grad_mode():
-    log_ratio, credit = float64([1.0, 1.0, -1.0, -1.0, 0.0]), float64([1.0, 0.0, -2.0, 0.5, 1.0])
+    log_ratio = float64([1.0, 1.0, -1.0, -1.0, 0.0])
+    credit = float64([1.0, 0.0, -2.0, 0.5, 1.0])
     with torch.no_grad():
         silent = diagnostics.silent_elements(partial(surrogate.clipped, credit=credit), log_ratio, credit)
     assert silent.tolist() == [True, False, True, False, False]
@@ -162,7 +164,8 @@ def moves(log_ratio, **factors):
 def test_exact_divergence_is_the_mean_over_dimensions_whatever_the_step_length():
     """Means 1 and 3 apart at std 2: (1 + 9) / 2 / (2 * 4) = 0.625."""
     std = float64([[2.0]])
-    law, reference = Gaussian(float64([[1.0, 3.0]]), std), Gaussian(float64([[0.0, 0.0]]), std)
+    law = Gaussian(float64([[1.0, 3.0]]), std)
+    reference = Gaussian(float64([[0.0, 0.0]]), std)
     for length in (0.01, 1.0):
         drift = (law.mean - reference.mean) / std
         value = DanceGRPO(kl_form="exact").divergence(drift, float64([length]))
@@ -172,7 +175,8 @@ def test_exact_divergence_is_the_mean_over_dimensions_whatever_the_step_length()
 
 def test_flow_grpo_divergence_is_the_exact_one_times_the_step_length():
     """Flow-GRPO divides by 2 g^2 where the transition's variance is g^2 D."""
-    g, length = 0.7, float64([0.04, 0.1])
+    g = 0.7
+    length = float64([0.04, 0.1])
     std = (g * length.sqrt())[:, None]
     drift = (float64([[1.0], [3.0]]) - float64([[0.5], [1.0]])) / std
     published = float64([0.25, 4.0]) / (2 * g**2)

@@ -48,7 +48,8 @@ def numbers(text):
 def evidence(rewards, *, weights=None, similarity=None, clean_similarity=None, trained=None, steps=2):
     """Evidence of a rollout from rewards `[P, G, K]`; what is not given is featureless."""
     rewards = float64(rewards) if isinstance(rewards, list) else rewards
-    samples, objectives = rewards.shape[:2], rewards.shape[2]
+    samples = rewards.shape[:2]
+    objectives = rewards.shape[2]
     if clean_similarity is not None:
         steps = clean_similarity.shape[-1]
     rising = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -170,7 +171,8 @@ def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
     in flow coordinates, at step 20 of SD 1.5."""
     before, after = stable_diffusion()
     levels = schedules.variance_preserving(before)
-    level, nxt = levels[20], levels[21]
+    level = levels[20]
+    nxt = levels[21]
     draw = torch.Generator().manual_seed(0)
     x, old, change, e = torch.randn(4, 3, 8, dtype=torch.float64, generator=draw).unbind()
     law, now = (
@@ -178,7 +180,8 @@ def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
         for noise in (old, old + 0.1 * change)
     )
     y = law.sample(e)
-    w, d = noise_weights(before, after)[20], 0.1 * change
+    w = noise_weights(before, after)[20]
+    d = 0.1 * change
     expected = -(w * (d * e).mean(1) + w**2 / 2 * d.square().mean(1))
     torch.testing.assert_close(now.log_prob(y) - law.log_prob(y), expected, rtol=0, atol=1e-12)
 
@@ -204,9 +207,11 @@ def test_flash_coefficients_are_the_reciprocal_of_the_native_weight():
     std are made by hand: slope = D (1 + (1 - s) g^2 / (2 s)), std = g sqrt(D)."""
     t = torch.linspace(0.999, 0, 21, dtype=torch.float64)
     levels = 3 * t / (1 + 2 * t)
-    s, length = levels[:-1], -levels.diff()
+    s = levels[:-1]
+    length = -levels.diff()
     g = levels[-1] + (levels[1] - levels[-1]) * s
-    slope, std = length * (1 + (1 - s) * g**2 / (2 * s)), g * length.sqrt()
+    slope = length * (1 + (1 - s) * g**2 / (2 * s))
+    std = g * length.sqrt()
     factor = factors(slope, std, length, torch.ones_like(s), profile="uniform", preserve="nothing")
     printed = float64([7.4770, 7.0414, 6.6112, 6.1867, 5.7682, 5.3559, 4.9502, 4.5513, 4.1596, 3.7754])
     torch.testing.assert_close(factor[:10], printed, **FOUR_DIGITS)
@@ -216,9 +221,11 @@ def test_flash_coefficients_are_the_reciprocal_of_the_native_weight():
 def test_flash_divides_the_native_weight_out_and_keeps_the_mean_over_the_rollout():
     """Prompt 0 trains step 1, prompt 1 step 4: coefficients (1 / w) over their mean."""
     trained = torch.zeros(2, 3, 10, dtype=torch.bool)
-    trained[0, :, 1], trained[1, :, 4] = True, True
+    trained[0, :, 1] = True
+    trained[1, :, 4] = True
     _, on_loss = FlashGRPO().step_factors(SD3, trained)
-    first, second = 1 / SD3.native[1].item(), 1 / SD3.native[4].item()
+    first = 1 / SD3.native[1].item()
+    second = 1 / SD3.native[4].item()
     assert on_loss[1].item() == pytest.approx(first / ((first + second) / 2), abs=1e-12)
     assert on_loss[4].item() == pytest.approx(second / ((first + second) / 2), abs=1e-12)
     assert (on_loss[[0, 2, 3, 5, 6, 7, 8, 9]] == 1).all()
@@ -226,7 +233,9 @@ def test_flash_divides_the_native_weight_out_and_keeps_the_mean_over_the_rollout
 
 # --- losses
 
-OLD, NEW, DRAWN = float64([[1.0, 2.0]]), float64([[1.2, 1.9]]), float64([[1.5, 1.0]])  # two means and a sample
+OLD = float64([[1.0, 2.0]])  # two means and a sample
+NEW = float64([[1.2, 1.9]])
+DRAWN = float64([[1.5, 1.0]])
 
 
 def moves(method, constants, step):
@@ -249,7 +258,8 @@ def test_plain_log_ratio():
 
 def test_grpo_guard_ratio_has_no_mean_shift_and_the_loss_is_over_the_step_length():
     """log rho = mean((y - old) / std (new - old)) = (.2 x 1 + .1 x 2) / 2 = .2, loss = -A e^.2 / .04 for A < 0."""
-    method, move = GRPOGuard(), moves(GRPOGuard(), made(), 0)
+    method = GRPOGuard()
+    move = moves(GRPOGuard(), made(), 0)
     torch.testing.assert_close(method.log_ratio(move), float64([0.2]), **EXACT)
     loss, cut = method.loss(move, float64([[-2.0]]))
     torch.testing.assert_close(loss, float64([2 * math.exp(0.2) / 0.04]), **EXACT)
@@ -337,7 +347,8 @@ def test_per_prompt_statistics_are_of_the_population(method):
 
 def test_dpok_credits_raw_scores_above_the_group():
     """1 r_1 + 2 r_2 = 1, 2, 3, 6 minus their mean 3, or as they are, clamped to 5."""
-    rewards, weights = float64([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]]), float64([1.0, 2.0])
+    rewards = float64([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]])
+    weights = float64([1.0, 2.0])
     trained = torch.tensor([True, False])
     credit = dpok.rule(rewards, weights, trained=trained)
     torch.testing.assert_close(credit.per_step, float64([[-2, 0], [-1, 0], [0, 0], [3, 0]]), **EXACT)
@@ -353,7 +364,8 @@ SQUARE = 1 / math.sqrt(3)  # z-score of (1, -2, 1): std sqrt(6 / 2), so (1, -2, 
 def test_dance_grpo_mixes_advantages_rewards_or_losses():
     """r_1 = (1, 0, -1) has z (1, 0, -1); r_2 = (1, -2, 1) has z (1, -2, 1) / sqrt(3); weights 1 and 3.
     Raw sums 4, -6, 2 have mean 0 and std sqrt((16 + 36 + 4) / 2) = sqrt(28)."""
-    rewards, weights = float64([[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]]), float64([1.0, 3.0])
+    rewards = float64([[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]])
+    weights = float64([1.0, 3.0])
     trained = torch.tensor([True])
     after = dance_grpo.rule(rewards, weights, trained=trained)
     summed = [1 + 3 * SQUARE, -6 * SQUARE, -1 + 3 * SQUARE]
@@ -372,10 +384,10 @@ def test_best_of_keeps_both_ends_and_their_mean(count, kept):
     """Of six samples, the lower half of those kept is the larger one if they are odd; credit grows by 6 / count."""
     rewards = float64([[[0.0], [1.0], [2.0], [4.0], [5.0], [9.0]]])
     every = DanceGRPO().credit(evidence(rewards))
-    some = DanceGRPO(best_of=count).credit(evidence(rewards))
+    enlarged = DanceGRPO(best_of=count).credit(evidence(rewards))
     expected = torch.zeros_like(every.per_step)
     expected[:, kept] = every.per_step[:, kept] * 6 / count
-    torch.testing.assert_close(some.per_step, expected, **EXACT)
+    torch.testing.assert_close(enlarged.per_step, expected, **EXACT)
 
 
 def test_a_sample_with_broken_latents_is_not_the_best_of_its_group():
@@ -390,7 +402,9 @@ def test_gdpo_standardises_each_reward_and_whitens_the_sum_over_the_batch():
     """Group 0: z (1, 0, -1) and (1, -2, 1) / sqrt(3). Group 1: the second reward is constant, z (1, 0, -1) alone.
     Sums with weights 1: S; then (S - mean) / (std + 1e-4), Bessel, over all six."""
     rewards = [[[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]], [[20.0, 5.0], [10.0, 5.0], [0.0, 5.0]]]
-    one, third, ten = 1 / (1 + 1e-4), 1 / (math.sqrt(3) + 1e-4), 10 / (10 + 1e-4)
+    one = 1 / (1 + 1e-4)
+    third = 1 / (math.sqrt(3) + 1e-4)
+    ten = 10 / (10 + 1e-4)
     sums = [one + third, -2 * third, -one + third, ten, 0.0, -ten]
     unit = statistics.stdev(sums) + 1e-4
     expected = float64([(value - statistics.fmean(sums)) / unit for value in sums]).view(2, 3)
@@ -416,7 +430,8 @@ def test_mgda_over_the_batch_and_over_each_group():
     """z_1 = (1, 0, -1) in both groups, z_2 = (1, -2, 1) / sqrt(3) in the first and silent in the second; orthogonal.
     Batch: |z_1|^2 = 4, |z_2|^2 = 2, weights (2, 4) / 6. Groups: both 2, weights 1/2; then z_1 alone."""
     rewards = [[[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]], [[1.0, 5.0], [0.0, 5.0], [-1.0, 5.0]]]
-    first, second = float64([1.0, 0.0, -1.0]), float64([SQUARE, -2 * SQUARE, SQUARE])
+    first = float64([1.0, 0.0, -1.0])
+    second = float64([SQUARE, -2 * SQUARE, SQUARE])
     batch = MGDA().credit(evidence(rewards)).mixed
     torch.testing.assert_close(batch, torch.stack([first / 3 + 2 * second / 3, first / 3]), rtol=0, atol=1e-7)
     group = MGDA(over="group").credit(evidence(rewards)).mixed
@@ -437,15 +452,16 @@ def test_coca_share_that_is_still_to_come():
 
 def test_coca_last_window_holds_what_is_left():
     """Windows of three over four steps: means .6, 1 after .2, gains .4, .4, shares (1, 1, 1, 3) over 6."""
-    rest = temporal.reward_to_go(CLEAN[:1], window=3)
-    torch.testing.assert_close(rest, float64([[1, 5 / 6, 4 / 6, 3 / 6]]), **EXACT)
+    to_go = temporal.reward_to_go(CLEAN[:1], window=3)
+    torch.testing.assert_close(to_go, float64([[1, 5 / 6, 4 / 6, 3 / 6]]), **EXACT)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.25])
 def test_coca_standardises_all_steps_of_a_group_together(floor):
     """A = (-1, 1) / sqrt(2) times floor + (1 - floor) C: eight numbers, standardised once (their scale drops out)."""
     shaped = (float64([[-1.0], [1.0]]) * (floor + (1 - floor) * TO_GO)).flatten().tolist()
-    unit, mean = statistics.stdev(shaped), statistics.fmean(shaped)
+    unit = statistics.stdev(shaped)
+    mean = statistics.fmean(shaped)
     expected = float64([(value - mean) / unit for value in shaped]).view(2, 4)
     credit = coca.rule(float64([[0.0], [1.0]]), CLEAN, float64([1.0]), window=2, floor=floor)
     torch.testing.assert_close(credit.per_step, expected, rtol=0, atol=1e-5)
@@ -512,12 +528,13 @@ def test_otca_step_mix_by_hand():
     rewards = float64([[2.0, -1.0], [-1.0, 2.0], [-1.0, -1.0]])
     similarity = float64([[0.0, 0.2, 0.4], [0.0, 0.1, 0.4], [0.0, 0.3, 0.4]])
     unit = math.sqrt(0.0204166666667 / 2)
-    halves = [[math.tanh(q / unit) / 2 for q in row] for row in ([0.1, 0.1], [0.025, 0.225])]
+    gains = float64([[0.1, 0.1], [0.025, 0.225]])
+    halves = (torch.tanh(gains / unit) / 2).tolist()
     credit = otca.rule(rewards, similarity, step_mix=True, floor=1.0)  # floor 1: every step weighs 1
     torch.testing.assert_close(credit.per_step, float64([*halves, [-SQUARE, -SQUARE]]), rtol=0, atol=2e-5)
 
     mean = 0.35 / 3
-    halves = [[math.tanh(abs(q - mean) / unit) / 2 for q in row] for row in ([0.1, 0.1], [0.025, 0.225])]
+    halves = (torch.tanh((gains - mean).abs() / unit) / 2).tolist()
     credit = otca.rule(rewards, similarity, step_mix=True, floor=1.0, centred=True)
     torch.testing.assert_close(credit.per_step, float64([*halves, [-SQUARE, -SQUARE]]), rtol=0, atol=2e-5)
 

@@ -84,8 +84,8 @@ def test_resolution_shifted_is_what_diffusers_gives_the_flux_pipeline(steps, tok
         max_shift=1.15,
     )
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
-    ours = schedules.resolution_shifted(steps, tokens=tokens)
-    torch.testing.assert_close(ours, scheduler.sigmas.double(), rtol=0, atol=1e-6)
+    levels = schedules.resolution_shifted(steps, tokens=tokens)
+    torch.testing.assert_close(levels, scheduler.sigmas.double(), rtol=0, atol=1e-6)
 
 
 def test_more_tokens_stay_noisier_for_longer():

@@ -50,7 +50,8 @@ def twin_coefficients(opinions, target):
 
 def twin(rewards, similarity, *, trained, floor, centred):
     """per_step, weights, effective advantage, strength and coefficients of one group."""
-    samples, transitions = len(rewards), similarity.shape[1] - 1
+    samples = len(rewards)
+    transitions = similarity.shape[1] - 1
     steps = [n for n in range(transitions) if trained[n]]
     advantages = twin_advantages(rewards)
     shared = [twin_share(row, steps) for row in similarity]
@@ -59,8 +60,10 @@ def twin(rewards, similarity, *, trained, floor, centred):
     if centred:
         expected = expected - expected.mean()
 
-    weights, coefficients = np.zeros((samples, transitions)), np.zeros_like(rewards)
-    strength, effective = np.zeros(samples), np.zeros(samples)
+    weights = np.zeros((samples, transitions))
+    coefficients = np.zeros_like(rewards)
+    strength = np.zeros(samples)
+    effective = np.zeros(samples)
     for i in range(samples):
         for n in steps:
             weights[i, n] = floor + (1 - floor) * len(steps) * shared[i][0][n]
@@ -82,7 +85,9 @@ def twin(rewards, similarity, *, trained, floor, centred):
 
 
 def random_group(draw, samples=None, objectives=None, transitions=None):
-    g, k, n = samples or draw.integers(2, 17), objectives or draw.integers(1, 6), transitions or draw.integers(2, 21)
+    g = samples or draw.integers(2, 17)
+    k = objectives or draw.integers(1, 6)
+    n = transitions or draw.integers(2, 21)
     rewards = draw.normal(draw.normal(0, 5, k), draw.lognormal(0, 1, k), (g, k))
     similarity = np.cumsum(draw.normal(0.05, 0.05, (g, n + 1)), axis=1)
     return rewards, similarity
@@ -93,15 +98,16 @@ def compare(rewards, similarity, trained, **options):
         torch.from_numpy(rewards), torch.from_numpy(similarity), trained=torch.from_numpy(trained), **options
     )
     expected = twin(rewards, similarity, trained=trained, **options)
-    coefficients, ours = expected.pop("coefficients"), credit.coefficients.numpy()
+    coefficients = expected.pop("coefficients")
+    actual_coefficients = credit.coefficients.numpy()
     for name, value in expected.items():
         actual = getattr(credit, name).numpy()
         np.testing.assert_allclose(actual, value, rtol=0, atol=1e-8, equal_nan=True, err_msg=name)
     known = np.nan_to_num(expected["advantages"])
-    np.testing.assert_allclose((ours * known).sum(1), expected["mixed"], rtol=0, atol=1e-8)
+    np.testing.assert_allclose((actual_coefficients * known).sum(1), expected["mixed"], rtol=0, atol=1e-8)
     apart = np.diff(np.sort(expected["advantages"], axis=1), axis=1)  # of equals, anyone may count; NaN sorts last
     unique = ~(apart < 1e-6).any(1)
-    np.testing.assert_allclose(ours[unique], coefficients[unique], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(actual_coefficients[unique], coefficients[unique], rtol=0, atol=1e-8)
 
 
 def random_mask(draw, transitions):
@@ -150,9 +156,10 @@ def test_prompts_of_a_rollout_are_mapped_as_in_a_loop(centred):
     ]
     for rule, batched, options in cases:
         mapped = over_prompts(rule)(*batched, **options).tensors()
-        looped = [
-            rule(*(part[at] for part in batched), **{**options, "trained": trained[at]}).tensors() for at in range(40)
-        ]
+        looped = []
+        for prompt in range(40):
+            group = [part[prompt] for part in batched]
+            looped.append(rule(*group, **{**options, "trained": trained[prompt]}).tensors())
         for name, tensor in mapped.items():
             expected = torch.stack([one[name] for one in looped])
             torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-12, equal_nan=True)

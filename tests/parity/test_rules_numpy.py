@@ -128,7 +128,8 @@ def coca(world, window, floor):
         for i, row in enumerate(clean):
             if np.isnan(z[i]).all():
                 continue
-            sequence, N = [*row, 1.0], len(row)
+            sequence = [*row, 1.0]
+            N = len(row)
             starts = list(range(1, N + 1, window))
             parts = [sequence[a : min(a + window, N + 1)] for a in starts]
             means = [sequence[0]] + [sum(part) / len(part) for part in parts]
@@ -147,7 +148,8 @@ def otca(world, *, when=True, mix=True, floor=0.5, centred=False, recentred=Fals
     out = []
     for group, course, trained in zip(world["rewards"], world["similarity"], world["trained"], strict=True):
         G, N = trained.shape
-        z, gains = clip(z_scores(group)), np.diff(course, axis=1)
+        z = clip(z_scores(group))
+        gains = np.diff(course, axis=1)
         raised = np.where(trained, np.maximum(gains, 0) + 1e-6, 0)
         share = raised / raised.sum(1, keepdims=True)
         weights = np.where(trained, floor + (1 - floor) * trained.sum(1, keepdims=True) * share if when else 1.0, 0)
@@ -215,7 +217,10 @@ def test_every_method_has_a_twin():
 def drawn(seed):
     """A rollout with every size, a silent objective now and then, and samples without some or any score."""
     draw = np.random.default_rng(seed)
-    P, G, K, N = draw.integers(1, 4), draw.integers(3, 13), draw.integers(1, 5), draw.integers(2, 9)
+    P = draw.integers(1, 4)
+    G = draw.integers(3, 13)
+    K = draw.integers(1, 5)
+    N = draw.integers(2, 9)
     rewards = draw.normal(size=(P, G, K)) * draw.choice([0.02, 1.0, 7.0], size=K)
     if seed % 3 == 0:
         rewards[draw.random((P, G, K)) < 0.1] = math.nan
@@ -274,14 +279,16 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
     draw = np.random.default_rng(3)
     for N in (2, 5, 16):
         levels = schedules.shifted(N, shift=3)
-        ours, s = transitions(kernel, levels, noise_level=eta), levels.tolist()
+        path = transitions(kernel, levels, noise_level=eta)
+        s = levels.tolist()
         pairs = [constants(kernel, s[n], s[n + 1], eta) for n in range(N - 1)]
-        np.testing.assert_allclose(ours.slope[:-1], [slope for slope, _ in pairs], rtol=1e-10)
-        np.testing.assert_allclose(ours.std[:-1], [std for _, std in pairs], rtol=1e-10)
+        np.testing.assert_allclose(path.slope[:-1], [slope for slope, _ in pairs], rtol=1e-10)
+        np.testing.assert_allclose(path.std[:-1], [std for _, std in pairs], rtol=1e-10)
         counts = np.append(draw.integers(0, 4, size=N - 1), 0.0)
         counts[0] = 2
         for which in ("native", "noise", "step_length", "uniform", "per_length", "error"):
-            native, wanted = [], []
+            native = []
+            wanted = []
             for n, (slope, std) in enumerate(pairs):
                 D = s[n] - s[n + 1]
                 native.append(slope / std)
@@ -295,7 +302,7 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
             for preserve, scale in (("gradient", zeta), ("factor", 1 / mean), ("nothing", 1.0)):
                 expected = [scale * wanted[n] / native[n] if n in on else 1.0 for n in range(N - 1)] + [1.0]
                 actual = profile.factors(
-                    ours.slope, ours.std, ours.length, torch.from_numpy(counts), profile=which, preserve=preserve
+                    path.slope, path.std, path.length, torch.from_numpy(counts), profile=which, preserve=preserve
                 )
                 np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
@@ -304,10 +311,12 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
 def test_log_ratios(form):
     draw = np.random.default_rng(5)
     old, move, noise = draw.normal(size=(3, 6, 4, 2))
-    std, factor = draw.uniform(0.05, 2, size=6), draw.uniform(0.1, 3, size=6)
+    std = draw.uniform(0.05, 2, size=6)
+    factor = draw.uniform(0.1, 3, size=6)
     expected = []
     for b in range(6):
-        y, new = old[b] + std[b] * noise[b], old[b] + move[b]
+        y = old[b] + std[b] * noise[b]
+        new = old[b] + move[b]
         dense = np.mean(((y - old[b]) ** 2 - (y - new) ** 2) / (2 * std[b] ** 2))
         bias = np.mean((new - old[b]) ** 2) / (2 * std[b] ** 2)
         scaled = old[b] + factor[b] * move[b]
@@ -334,7 +343,8 @@ def test_heads():
         expected["unclipped"].append(-A * step)
         away = (rho > 1 and A > 0) or (rho < 1 and A < 0)
         expected["trust_region"].append(0.0 if far >= limit and away else -A * rho)
-    step, A = torch.from_numpy(log_ratio), torch.from_numpy(credit)
+    step = torch.from_numpy(log_ratio)
+    A = torch.from_numpy(credit)
     actual = {
         "clipped": surrogate.clipped(step, A, clip=limit),
         "hinge": surrogate.hinge(step, A, clip=limit),

@@ -21,7 +21,7 @@ from stepcredit.methods.otca import OTCA
 from stepcredit.methods.tcd import TCD
 from stepcredit.records import Evidence
 
-some = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=40, deadline=None, derandomize=True)
 few = settings(max_examples=15, deadline=None, derandomize=True)  # for tests that are repeated per method or reading
 
 METHODS = {
@@ -71,7 +71,8 @@ def groups(draw, objectives=(1, 4), samples=(2, 7), transitions=(1, 6)):
 @st.composite
 def opinions(draw, with_nan=True):
     """Advantages `[G, K]`, some of them NaN, and strengths `[G]` in [0, 1)."""
-    g, k = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    g = draw(st.integers(1, 4))
+    k = draw(st.integers(1, 5))
     values = grid(-3, 3, 4)
     advantages = draw(table(g, k, st.one_of(values, st.just(float("nan"))) if with_nan else values))
     strength = draw(table(g, 1, st.integers(0, 15).map(lambda numerator: numerator / 16)))
@@ -109,7 +110,7 @@ def close(actual, expected, atol=1e-9):
 # --- advantages
 
 
-@some
+@few
 @given(groups())
 def test_advantages_have_mean_zero_and_spread_one_where_they_speak(group):
     advantages = advantage.standardise(group[0])
@@ -120,13 +121,13 @@ def test_advantages_have_mean_zero_and_spread_one_where_they_speak(group):
         assert column.std().item() == pytest.approx(1, abs=1e-6)
 
 
-@some
+@few
 @given(groups(), grid(-100, 100, 4), st.sampled_from([0.5, 2.0, 8.0]))
 def test_advantages_ignore_shift_and_scale_of_the_rewards(group, shift, scale):
     close(advantage.standardise(group[0] * scale + shift), advantage.standardise(group[0]), atol=1e-6)
 
 
-@some
+@few
 @given(groups(samples=(3, 7)), st.sampled_from([float("nan"), float("inf"), -float("inf")]))
 def test_sample_that_could_not_be_scored_stays_out_of_the_statistics(group, missing):
     rewards = group[0].clone()
@@ -139,7 +140,7 @@ def test_sample_that_could_not_be_scored_stays_out_of_the_statistics(group, miss
 # --- the mix of objectives
 
 
-@some
+@few
 @given(opinions())
 def test_coefficients_are_on_the_simplex_and_leave_out_who_has_no_opinion(case):
     advantages, strength = case
@@ -151,7 +152,7 @@ def test_coefficients_are_on_the_simplex_and_leave_out_who_has_no_opinion(case):
     close(coefficients.sum(-1), somebody.double(), atol=1e-12)
 
 
-@some
+@few
 @given(opinions())
 def test_coefficients_attain_the_clipped_optimum(case):
     advantages, strength = case
@@ -164,7 +165,7 @@ def test_coefficients_attain_the_clipped_optimum(case):
         assert value.item() == pytest.approx(expected, abs=1e-12)
 
 
-@some
+@few
 @given(opinions(with_nan=False), st.integers(0, 2**31 - 1))
 def test_no_point_of_the_simplex_beats_the_optimum(case, seed):
     advantages, strength = case
@@ -177,7 +178,7 @@ def test_no_point_of_the_simplex_beats_the_optimum(case, seed):
     assert (best.square() - strength * best <= objective.amin(-1) + 1e-12).all()
 
 
-@some
+@few
 @given(opinions(), st.randoms(use_true_random=False))
 def test_the_effective_advantage_ignores_the_order_of_objectives(case, random):
     advantages, strength = case
@@ -187,7 +188,7 @@ def test_the_effective_advantage_ignores_the_order_of_objectives(case, random):
     close(mix.mean(advantages[:, order]), mix.mean(advantages), atol=1e-12)
 
 
-@some
+@few
 @given(groups(), st.booleans())
 def test_strength_is_in_the_unit_interval_and_zero_without_a_positive_sum(group, centred):
     rewards, gains = group
@@ -200,7 +201,7 @@ def test_strength_is_in_the_unit_interval_and_zero_without_a_positive_sum(group,
     assert (strength[advantages.nansum(-1) <= 0] == 0).all()
 
 
-@some
+@few
 @given(opinions())
 def test_mean_and_weighted_sum_skip_missing_opinions(case):
     advantages, _ = case
@@ -213,7 +214,7 @@ def test_mean_and_weighted_sum_skip_missing_opinions(case):
 # --- weights over transitions
 
 
-@some
+@few
 @given(shares())
 def test_shares_are_positive_on_trained_transitions_and_sum_to_one(case):
     share, trained = case
@@ -264,7 +265,7 @@ def test_flat_gains_are_the_weights_of_grpo(reading, transitions, floor, gain):
     close(weights, temporal.uniform(share), atol=1e-12)
 
 
-@some
+@few
 @given(shares(), floors)
 def test_affine_weights_are_the_share_mixed_with_one(case, floor):
     share, trained = case
@@ -272,7 +273,7 @@ def test_affine_weights_are_the_share_mixed_with_one(case, floor):
     close(temporal.with_floor(share, floor=floor, trained=trained), expected, atol=1e-12)
 
 
-@some
+@few
 @given(shares(), floors)
 def test_sum_one_and_mean_one_know_no_floor(case, floor):
     share, trained = case
@@ -280,18 +281,19 @@ def test_sum_one_and_mean_one_know_no_floor(case, floor):
     close(temporal.mean_one(share, floor=floor, trained=trained), trained.sum() * share, atol=1e-12)
 
 
-@some
+@few
 @given(shares(), floors)
 def test_lifted_changes_only_what_is_below_the_floor_and_its_mean_is_at_least_one(case, floor):
     share, trained = case
-    plain, weights = trained.sum() * share, temporal.lifted(share, floor=floor, trained=trained)
+    plain = trained.sum() * share
+    weights = temporal.lifted(share, floor=floor, trained=trained)
     above = trained & (plain >= floor)
     close(weights[above], plain[above], atol=0)
     assert (weights[trained & ~above] == floor).all()
     assert (weights.sum(-1) / trained.sum() >= 1 - 1e-9).all()
 
 
-@some
+@few
 @given(shares(), floors)
 def test_waterfill_scales_everything_above_the_floor_alike(case, floor):
     share, trained = case
@@ -302,7 +304,7 @@ def test_waterfill_scales_everything_above_the_floor_alike(case, floor):
         assert (scale - scale.mean()).abs().le(1e-6 * scale.abs()).all()
 
 
-@some
+@few
 @given(shares(), floors)
 def test_clamp_renormalise_is_lifted_over_its_mean(case, floor):
     share, trained = case
@@ -311,7 +313,7 @@ def test_clamp_renormalise_is_lifted_over_its_mean(case, floor):
     close(temporal.clamp_renormalise(share, floor=floor, trained=trained), lifted / mean, atol=1e-12)
 
 
-@some
+@few
 @given(shares(), floors)
 def test_minmax_gives_the_least_step_exactly_the_floor_unless_all_are_equal(case, floor):
     share, trained = case
@@ -321,7 +323,7 @@ def test_minmax_gives_the_least_step_exactly_the_floor_unless_all_are_equal(case
         assert least.item() == pytest.approx(floor if differs else 1.0, abs=1e-12)
 
 
-@some
+@few
 @given(shares(), floors)
 def test_two_level_splits_at_the_median(case, floor):
     share, trained = case
@@ -362,7 +364,7 @@ def some_latents(seed, samples=3, levels=5):
     return torch.randn(samples, levels, 4, 6, generator=draw)
 
 
-@some
+@few
 @given(st.integers(0, 2**31 - 1))
 def test_similarity_is_a_cosine_that_ends_at_one(seed):
     similarity = temporal.similarity_to_final(some_latents(seed))
@@ -370,7 +372,7 @@ def test_similarity_is_a_cosine_that_ends_at_one(seed):
     close(similarity[:, -1], torch.ones(3), atol=1e-6)
 
 
-@some
+@few
 @given(st.integers(0, 2**31 - 1), st.sampled_from([1 / 1024, 0.3611, 16.0]))
 def test_scale_and_arrangement_of_latents_leave_the_similarity(seed, scale):
     latents = some_latents(seed)
@@ -382,7 +384,7 @@ def test_scale_and_arrangement_of_latents_leave_the_similarity(seed, scale):
     close(temporal.similarity_to_final(latents.flatten(2).flip(2), final.flatten(1).flip(1)), plain, atol=1e-6)
 
 
-@some
+@few
 @given(st.integers(0, 2**31 - 1))
 def test_bfloat16_latents_have_the_similarity_of_float32(seed):
     latents = some_latents(seed)
@@ -415,7 +417,8 @@ def test_permuted_samples_permute_the_credit(method, group, random):
     rewards, gains = group
     order = list(range(len(rewards)))
     random.shuffle(order)
-    credit, permuted = assigned(method, rewards, gains), assigned(method, rewards[order], gains[order])
+    credit = assigned(method, rewards, gains)
+    permuted = assigned(method, rewards[order], gains[order])
     close(permuted.per_step[0], credit.per_step[0][order])
 
 
@@ -446,9 +449,9 @@ def test_untrained_transitions_get_nothing_and_do_not_influence_the_others(metho
     rewards, gains = group
     trained = data.draw(st.lists(st.booleans(), min_size=gains.shape[1], max_size=gains.shape[1]).filter(any))
     trained = torch.tensor(trained)
-    others = data.draw(table(*gains.shape, st.integers(-8, 32).map(lambda numerator: numerator / 128)))
+    untrained_gains = data.draw(table(*gains.shape, st.integers(-8, 32).map(lambda numerator: numerator / 128)))
     credit = assigned(method, rewards, gains, trained)
-    changed = assigned(method, rewards, torch.where(trained, gains, others), trained)
+    changed = assigned(method, rewards, torch.where(trained, gains, untrained_gains), trained)
     assert (credit.per_step[..., ~trained] == 0).all()
     assert (credit.weights[..., ~trained] == 0).all()
     close(changed.per_step, credit.per_step)
@@ -461,8 +464,10 @@ def test_untrained_transitions_get_nothing_and_do_not_influence_the_others(metho
 def test_broken_sample_gets_nothing_and_leaves_the_others_alone(method, group):
     """Neither its rewards nor its latents are numbers: the others are as good as they are without it."""
     rewards, gains = group
-    broken_rewards, broken_gains = rewards.clone(), gains.clone()
-    broken_rewards[0], broken_gains[0] = torch.nan, torch.nan
+    broken_rewards = rewards.clone()
+    broken_gains = gains.clone()
+    broken_rewards[0] = torch.nan
+    broken_gains[0] = torch.nan
     credit = assigned(method, broken_rewards, broken_gains)
     assert (credit.per_step[0, 0] == 0).all()
     close(credit.per_step[0, 1:], assigned(method, rewards[1:], gains[1:]).per_step[0])
@@ -535,7 +540,7 @@ def test_one_objective_is_its_own_mix(method, group):
     close(assigned(method, rewards, gains).mixed[0], expected, atol=1e-12)
 
 
-@some
+@few
 @given(groups())
 def test_effective_advantage_stays_within_the_opinions_of_the_sample(group):
     credit = otca.rule(group[0], trajectory(group[1]))
@@ -561,7 +566,7 @@ def test_credit_is_clipped(method):
 # --- the ablations are what they say
 
 
-@some
+@few
 @given(groups(), st.integers(-8, 32))
 def test_otca_on_a_flat_trajectory_is_moca(group, gain):
     rewards, gains = group
@@ -569,7 +574,7 @@ def test_otca_on_a_flat_trajectory_is_moca(group, gain):
     close(otca.rule(rewards, similarity).per_step, moca.rule(rewards, similarity).per_step, atol=1e-12)
 
 
-@some
+@few
 @given(groups())
 def test_otca_with_a_floor_of_one_is_moca(group):
     rewards, gains = group
@@ -577,7 +582,7 @@ def test_otca_with_a_floor_of_one_is_moca(group):
     close(otca.rule(rewards, similarity, floor=1.0).per_step, moca.rule(rewards, similarity).per_step, atol=1e-12)
 
 
-@some
+@few
 @given(groups(objectives=(1, 1)))
 def test_otca_with_one_objective_is_tcd(group):
     rewards, gains = group
@@ -585,16 +590,17 @@ def test_otca_with_one_objective_is_tcd(group):
     close(otca.rule(rewards, similarity).per_step, tcd.rule(rewards, similarity).per_step, atol=1e-12)
 
 
-@some
+@few
 @given(groups())
 def test_otca_is_the_weights_of_tcd_times_the_mix_of_moca(group):
     rewards, gains = group
     similarity = trajectory(gains)
-    when, how_good = tcd.rule(rewards, similarity).weights, moca.rule(rewards, similarity).mixed
+    when = tcd.rule(rewards, similarity).weights
+    how_good = moca.rule(rewards, similarity).mixed
     close(otca.rule(rewards, similarity).per_step, when * how_good[:, None], atol=1e-12)
 
 
-@some
+@few
 @given(groups(), st.integers(-8, 32))
 def test_tcd_on_a_flat_trajectory_is_dance_grpo_on_the_mean(group, gain):
     rewards, gains = group
@@ -605,19 +611,20 @@ def test_tcd_on_a_flat_trajectory_is_dance_grpo_on_the_mean(group, gain):
     close(tcd.rule(rewards, similarity).per_step, plain.per_step, atol=1e-12)
 
 
-@some
+@few
 @given(groups(objectives=(1, 1)))
 def test_with_one_objective_dance_grpo_may_mix_before_or_after(group):
     before, after = (assigned(DanceGRPO(mix_of=mix_of), *group) for mix_of in ("rewards", "advantages"))
     close(before.per_step, after.per_step, atol=1e-12)
 
 
-@some
+@few
 @given(groups(objectives=(2, 3)), st.lists(grid(0, 2, 4), min_size=3, max_size=3))
 def test_dance_grpo_on_rewards_is_dance_grpo_on_their_weighted_sum(group, weights):
     rewards, gains = group
     weights = torch.tensor(weights, dtype=torch.float64)[: rewards.shape[1]]
-    trained, one = torch.ones(gains.shape[1], dtype=torch.bool), torch.ones(1, dtype=torch.float64)
+    trained = torch.ones(gains.shape[1], dtype=torch.bool)
+    one = torch.ones(1, dtype=torch.float64)
     summed = dance_grpo.rule((rewards @ weights)[:, None], one, trained=trained)
     close(dance_grpo.rule(rewards, weights, trained=trained, mix_of="rewards").per_step, summed.per_step)
 
@@ -635,7 +642,7 @@ def flow_evidence(rewards, weights):
     )
 
 
-@some
+@few
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(1, 3), st.integers(0, 2**31 - 1))
 def test_flow_grpo_centres_by_group_and_scales_by_the_batch(prompts, samples, objectives, seed):
     draw = torch.Generator().manual_seed(seed)

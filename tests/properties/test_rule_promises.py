@@ -29,7 +29,7 @@ from stepcredit.objective import profile, surrogate
 from stepcredit.records import Evidence
 
 few = settings(max_examples=4, deadline=None, derandomize=True)  # for tests that are repeated per rule
-some = settings(max_examples=20, deadline=None, derandomize=True)
+few = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def default(name):
@@ -178,7 +178,8 @@ def test_rules_that_standardise_each_objective_ignore_its_scale(method, evidence
 @named(SUMMED)
 def test_rules_that_sum_scores_follow_the_larger_scale(method):
     """Two objectives that disagree: the sample that the enlarged one prefers becomes the best."""
-    N, rewards = 3, torch.tensor([[[1.0, 0.0], [0.0, 1.5], [0.2, 0.3]]], dtype=torch.float64)
+    N = 3
+    rewards = torch.tensor([[[1.0, 0.0], [0.0, 1.5], [0.2, 0.3]]], dtype=torch.float64)
     evidence = Evidence(
         rewards=rewards,
         weights=torch.ones(2, dtype=torch.float64),
@@ -226,11 +227,11 @@ def test_a_sample_that_is_not_a_number_loses_only_itself(method, broken, evidenc
         parts |= {name: getattr(evidence, name).clone() for name in ("similarity", "clean_similarity")}
     for tensor in parts.values():
         tensor[:, place] = torch.nan
-    others = [row for row in range(evidence.rewards.shape[1]) if row != place]
+    siblings = [row for row in range(evidence.rewards.shape[1]) if row != place]
     credit = method.credit(changed(evidence, **parts))
     assert (credit.per_step[:, place] == 0).all()
     if broken == "everything" or method.type not in ("otca", "moca"):
-        close(credit.per_step[:, others], method.credit(rows(evidence, others)).per_step)
+        close(credit.per_step[:, siblings], method.credit(rows(evidence, siblings)).per_step)
 
 
 @with_baseline
@@ -247,10 +248,10 @@ def test_samples_that_are_equally_good_get_nothing(method, evidence):
 def test_best_of_keeps_so_many_samples_of_each_group_and_enlarges_them(method, evidence, count):
     every = method.credit(evidence)
     best = method.model_copy(update={"best_of": count}).credit(evidence)
-    kept = (best.per_step != 0).any(-1)
-    assert (kept.sum(-1) <= count).all()
+    chosen = (best.per_step != 0).any(-1)
+    assert (chosen.sum(-1) <= count).all()
     G = evidence.rewards.shape[1]
-    close(best.per_step[kept], every.per_step[kept] * G / count, atol=1e-12)
+    close(best.per_step[chosen], every.per_step[chosen] * G / count, atol=1e-12)
 
 
 # --- promises of single rules
@@ -266,7 +267,7 @@ def test_every_group_has_mean_zero(method, evidence):
     close(per_step.mean(1), torch.zeros_like(per_step[:, 0]))
 
 
-@some
+@few
 @given(rollouts())
 def test_dpok_with_a_baseline_has_mean_zero_in_the_units_of_the_reward(evidence):
     credit = DPOK(advantage_clip=100.0).credit(evidence)
@@ -274,7 +275,7 @@ def test_dpok_with_a_baseline_has_mean_zero_in_the_units_of_the_reward(evidence)
     close(credit.mixed, summed - summed.mean(1, keepdim=True))
 
 
-@some
+@few
 @given(rollouts())
 def test_terms_of_dance_grpo_add_up_to_its_credit(evidence):
     close(
@@ -284,7 +285,7 @@ def test_terms_of_dance_grpo_add_up_to_its_credit(evidence):
     )
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 3)))
 def test_gdpo_is_white_over_the_batch(evidence):
     """Mean 0 and standard deviation 1, but for the eps of 1e-4, over the groups that have an opinion."""
@@ -301,11 +302,12 @@ def test_gdpo_is_white_over_the_batch(evidence):
 
 @st.composite
 def opinions(draw):
-    rows, K = draw(st.integers(1, 8)), draw(st.integers(1, 5))
+    rows = draw(st.integers(1, 8))
+    K = draw(st.integers(1, 5))
     return torch.from_numpy(draw(arrays("int64", (rows, K), elements=st.integers(-12, 12)))).double() / 4
 
 
-@some
+@few
 @given(opinions())
 def test_weights_of_the_shortest_vector_are_on_the_simplex_and_satisfy_kkt(advantages):
     """a_k . z >= |z|^2 for every objective, with equality for those that count."""
@@ -319,7 +321,7 @@ def test_weights_of_the_shortest_vector_are_on_the_simplex_and_satisfy_kkt(advan
     assert (slack[weights > 1e-4].abs() <= 1e-5 * scale).all()
 
 
-@some
+@few
 @given(opinions(), seeds)
 def test_no_mix_is_shorter(advantages, seed):
     K = advantages.shape[1]
@@ -330,7 +332,7 @@ def test_no_mix_is_shorter(advantages, seed):
     assert shortest <= reached.min() + 1e-9 * (1 + advantages.square().sum())
 
 
-@some
+@few
 @given(rollouts(objectives=(2, 3)))
 def test_mgda_is_no_longer_than_any_objective(evidence):
     credit = MGDA().credit(evidence)
@@ -341,7 +343,7 @@ def test_mgda_is_no_longer_than_any_objective(evidence):
     assert (credit.coefficients[..., ~heard] == 0).all()
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1), objectives=(2, 2)))
 def test_mgda_of_two_objectives_in_one_group_is_their_mean(evidence):
     """Standardised columns are equally long, so the shortest mix of two is half and half."""
@@ -353,18 +355,18 @@ def test_mgda_of_two_objectives_in_one_group_is_their_mean(evidence):
 # --- CoCA
 
 
-@some
+@few
 @given(seeds, st.integers(1, 8), st.integers(1, 9))
 def test_reward_to_go_starts_at_one_and_falls_alike_within_a_window(seed, steps, window):
     clean = uniform(seed, 3, steps)
-    rest = temporal.reward_to_go(clean, window=window)
-    close(rest[:, 0], torch.ones(3, dtype=torch.float64))
-    share = torch.cat([rest, torch.zeros(3, 1, dtype=torch.float64)], dim=-1).diff(dim=-1)
+    to_go = temporal.reward_to_go(clean, window=window)
+    close(to_go[:, 0], torch.ones(3, dtype=torch.float64))
+    share = torch.cat([to_go, torch.zeros(3, 1, dtype=torch.float64)], dim=-1).diff(dim=-1)
     for part in share.split(window, dim=-1):
         close(part, part[:, :1].expand_as(part))
 
 
-@some
+@few
 @given(seeds, st.integers(1, 8))
 def test_reward_to_go_of_single_steps_telescopes(seed, steps):
     """C_n = (1 - S_n) / (1 - S_0): the similarity that is missing, over what was missing at first."""
@@ -375,19 +377,21 @@ def test_reward_to_go_of_single_steps_telescopes(seed, steps):
 # --- OTCA's variants
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1)), st.booleans(), st.booleans())
 def test_recentred_otca_has_mean_zero_at_every_step(evidence, step_mix, centred):
-    rewards, similarity = evidence.rewards[0], evidence.similarity[0]
+    rewards = evidence.rewards[0]
+    similarity = evidence.similarity[0]
     assume(not advantage.standardise(rewards).isnan().all())
     credit = otca.rule(rewards, similarity, floor=1.0, recentred=True, step_mix=step_mix, centred=centred)
     close(credit.per_step.mean(0), torch.zeros_like(credit.per_step[0]))
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1)), st.booleans())
 def test_objective_floor_leads_from_the_paper_to_tcd(evidence, step_mix):
-    rewards, similarity = evidence.rewards[0], evidence.similarity[0]
+    rewards = evidence.rewards[0]
+    similarity = evidence.similarity[0]
     low, half, high = (
         otca.rule(rewards, similarity, objective_floor=floor, step_mix=step_mix).per_step for floor in (0.0, 0.5, 1.0)
     )
@@ -396,31 +400,34 @@ def test_objective_floor_leads_from_the_paper_to_tcd(evidence, step_mix):
     close(half, (low + high) / 2)
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1)), st.booleans())
 def test_mix_of_every_step_is_between_the_objectives(evidence, centred):
     credit = otca.rule(evidence.rewards[0], evidence.similarity[0], step_mix=True, centred=centred)
-    low, high = credit.advantages.nan_to_num(torch.inf).amin(-1), credit.advantages.nan_to_num(-torch.inf).amax(-1)
+    low = credit.advantages.nan_to_num(torch.inf).amin(-1)
+    high = credit.advantages.nan_to_num(-torch.inf).amax(-1)
     assume(low.isfinite().all())
     good = credit.per_step / credit.weights
     assert (good >= low[:, None] - 1e-9).all()
     assert (good <= high[:, None] + 1e-9).all()
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1), objectives=(1, 1)), st.booleans(), st.booleans())
 def test_otca_of_one_objective_is_tcd(evidence, step_mix, centred):
-    rewards, similarity = evidence.rewards[0], evidence.similarity[0]
+    rewards = evidence.rewards[0]
+    similarity = evidence.similarity[0]
     several = otca.rule(rewards, similarity, step_mix=step_mix, centred=centred)
     close(several.per_step, tcd.rule(rewards, similarity).per_step)
 
 
-@some
+@few
 @given(rollouts(prompts=(1, 1), steps=(1, 1)), st.booleans())
 def test_step_mix_of_a_single_step_is_no_step_mix(evidence, centred):
-    rewards, similarity = evidence.rewards[0], evidence.similarity[0]
-    one, other = (otca.rule(rewards, similarity, step_mix=mixed, centred=centred) for mixed in (False, True))
-    close(one.per_step, other.per_step)
+    rewards = evidence.rewards[0]
+    similarity = evidence.similarity[0]
+    plain, stepwise = (otca.rule(rewards, similarity, step_mix=mixed, centred=centred) for mixed in (False, True))
+    close(plain.per_step, stepwise.per_step)
 
 
 # --- which steps count
@@ -499,12 +506,13 @@ def test_factors_are_finite_positive_and_one_where_nothing_is_trained(which, pre
 @given(samplers())
 def test_the_parts_of_a_factor_multiply_to_it(place, case):
     on = case[1] > 0
-    factor, std = factors(case, "step_length", "gradient")[on], case[0].std[on]
+    factor = factors(case, "step_length", "gradient")[on]
+    std = case[0].std[on]
     on_ratio, on_loss = profile.placed(factor, std, place=place)
     close(on_ratio * on_loss, factor)
 
 
-@some
+@few
 @given(samplers())
 def test_methods_make_of_the_steps_what_they_promise(case):
     """PCPO: credit by step length, the total kept. TempFlow: by noise. Flash: all alike. Flow-CPS: by slope x std.
@@ -544,23 +552,26 @@ def normal(seed, *shape):
 @given(seeds)
 def test_log_ratio_of_factor_one_is_that_of_the_densities(kernel, seed):
     x, before, now, e = normal(seed, 4, 3, 2, 5).unbind()
-    level, nxt = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64), torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    level = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
+    nxt = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
     old, new = (KERNELS[kernel](x, v, level, nxt, noise_level=0.5) for v in (before, before + 0.1 * now))
     y = old.sample(e)
-    drift, one = (new.mean - old.mean) / old.std, torch.ones(3, dtype=torch.float64)
+    drift = (new.mean - old.mean) / old.std
+    one = torch.ones(3, dtype=torch.float64)
     expected = new.log_prob(y) - old.log_prob(y)
     for form in ("power", "matching"):
         close(profile.log_ratio(drift, e, one, form=form), expected)
     close(profile.log_ratio(drift, e, one, form="linear"), expected + old.kl(new))
 
 
-@some
+@few
 @given(seeds, st.floats(0.05, 4))
 def test_forms_of_the_log_ratio(seed, factor):
     """`matching` is the plain one of a drift that is f times as large; `power` is f times the plain one; the two
     differ by f (f - 1) mean(d^2) / 2; `linear` is odd in the drift."""
     drift, e = normal(seed, 2, 4, 3, 2).unbind()
-    f, one = torch.full((4,), factor, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    f = torch.full((4,), factor, dtype=torch.float64)
+    one = torch.ones(4, dtype=torch.float64)
     matching, power, linear = (profile.log_ratio(drift, e, f, form=form) for form in ("matching", "power", "linear"))
     close(matching, profile.log_ratio(factor * drift, e, one, form="power"))
     close(power, factor * profile.log_ratio(drift, e, one, form="power"))
@@ -568,15 +579,16 @@ def test_forms_of_the_log_ratio(seed, factor):
     close(linear, -profile.log_ratio(-drift, e, f, form="linear"))
 
 
-@some
+@few
 @given(seeds)
 def test_centred_ratio_of_grpo_guard_has_mean_zero_over_the_noise(seed):
     """e and -e are equally likely: `linear` averages to 0 over them, `power` to -mean(d^2) / 2."""
     drift, e = normal(seed, 2, 4, 3, 2).unbind()
     one = torch.ones(4, dtype=torch.float64)
-    mean = {
-        form: sum(profile.log_ratio(drift, s * e, one, form=form) for s in (1, -1)) / 2 for form in ("linear", "power")
-    }
+    mean = {}
+    for form in ("linear", "power"):
+        either_way = [profile.log_ratio(drift, sign * e, one, form=form) for sign in (1, -1)]
+        mean[form] = sum(either_way) / 2
     close(mean["linear"], torch.zeros_like(one))
     close(mean["power"], -drift.square().flatten(1).mean(1) / 2)
 
@@ -587,7 +599,8 @@ def test_centred_ratio_of_grpo_guard_has_mean_zero_over_the_noise(seed):
 @st.composite
 def moved(draw):
     """Log-ratios and credit `[B]`, and a clip; most ratios are near the clip."""
-    seed, clip = draw(seeds), draw(st.sampled_from([1e-4, 1e-2, 0.2]))
+    seed = draw(seeds)
+    clip = draw(st.sampled_from([1e-4, 1e-2, 0.2]))
     log_ratio, credit = normal(seed, 2, 12).unbind()
     return log_ratio * clip * draw(st.sampled_from([0.3, 1.0, 3.0])), credit, clip
 
@@ -629,7 +642,7 @@ def test_no_credit_is_no_loss(head, case):
     assert (head(log_ratio, torch.zeros_like(credit), clip) == 0).all()
 
 
-@some
+@few
 @given(moved())
 def test_ppo_is_the_hinge_in_the_ratio_minus_one(case):
     """max(-c rho, -c clip(rho)) = max(0, clip |c| - c (rho - 1)) - c - clip |c|, exactly."""
@@ -639,7 +652,7 @@ def test_ppo_is_the_hinge_in_the_ratio_minus_one(case):
     close(surrogate.clipped(log_ratio, credit, clip=clip), expected, atol=1e-12)
 
 
-@some
+@few
 @given(moved())
 def test_the_hinge_in_the_log_ratio_is_ppo_to_first_order(case):
     """They differ by |c| (rho - 1 - log rho) at most, which is |c| (log rho)^2 for |log rho| < 1."""
@@ -649,7 +662,7 @@ def test_the_hinge_in_the_log_ratio_is_ppo_to_first_order(case):
     assert (apart.abs() <= credit.abs() * log_ratio.square() + 1e-12).all()
 
 
-@some
+@few
 @given(moved(), seeds)
 def test_trust_region_is_plain_inside_and_masks_outside_only_what_moves_away(case, seed):
     log_ratio, credit, clip = case

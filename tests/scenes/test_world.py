@@ -23,7 +23,8 @@ from stepcredit.scenes.checker import Answers, check, find_objects
 from stepcredit.scenes.renderer import BACKGROUND, SIZE, Placed, draw, place, relation_holds, render
 
 SPLITS = ("training", "held_out", "new_combinations")
-RED_CIRCLE, BLUE_SQUARE = Thing("red", "circle"), Thing("blue", "square")
+RED_CIRCLE = Thing("red", "circle")
+BLUE_SQUARE = Thing("blue", "square")
 LEFT_OF = Caption("position", (RED_CIRCLE, BLUE_SQUARE), relation="left of")
 PAIR = Caption("pair", (RED_CIRCLE, BLUE_SQUARE))
 TWO = Caption("count", (RED_CIRCLE,), count=2)
@@ -78,7 +79,8 @@ def test_new_combinations_never_occur_in_training_but_their_colours_and_shapes_d
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fifth_of_every_kind_is_held_out(kind):
-    training, held_out = (sum(caption.kind == kind for caption in split(name)) for name in ("training", "held_out"))
+    training = sum(caption.kind == kind for caption in split("training"))
+    held_out = sum(caption.kind == kind for caption in split("held_out"))
     assert held_out == round(0.2 * (training + held_out))
 
 
@@ -94,11 +96,11 @@ def test_a_balanced_draw_has_every_kind_equally_often_and_follows_its_seed():
 
 def test_the_same_seed_draws_the_same_picture():
     for caption in balanced(every_caption(), 8, 0):
-        first, again, other = (draw(caption, np.random.default_rng(seed)) for seed in (5, 5, 6))
+        first, again, another = (draw(caption, np.random.default_rng(seed)) for seed in (5, 5, 6))
         assert first.shape == (SIZE, SIZE, 3)
         assert first.dtype == np.uint8
         np.testing.assert_array_equal(first, again)
-        assert (first != other).any()
+        assert (first != another).any()
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -109,7 +111,8 @@ def test_a_placement_makes_its_relation_true_and_the_opposite_false(relation):
         first, second = place(replace(LEFT_OF, relation=relation), generator)
         assert relation_holds(relation, first, second)
         assert relation_holds(opposite, second, first)
-        assert not any(relation_holds(other, first, second) for other in RELATIONS if other != relation)
+        false = [name for name in RELATIONS if name != relation]
+        assert not any(relation_holds(name, first, second) for name in false)
 
 
 def test_the_objects_of_a_placement_neither_overlap_nor_leave_the_picture():
@@ -123,7 +126,8 @@ def test_the_objects_of_a_placement_neither_overlap_nor_leave_the_picture():
 
 
 def test_above_means_further_up_in_the_picture():
-    upper, lower = Placed(RED_CIRCLE, 16.0, 8.0, 5.0), Placed(BLUE_SQUARE, 16.0, 24.0, 5.0)
+    upper = Placed(RED_CIRCLE, 16.0, 8.0, 5.0)
+    lower = Placed(BLUE_SQUARE, 16.0, 24.0, 5.0)
     assert relation_holds("above", upper, lower)
     assert not relation_holds("below", upper, lower)
     picture = render([upper, lower])
@@ -145,14 +149,14 @@ def test_drawn_scenes_are_true(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_drawn_scenes_are_not_true_of_other_captions(seed):
     generator = np.random.default_rng(seed)
-    captions, others = (balanced(every_caption(), 200, key) for key in (seed, seed + 100))
-    wrong = [
-        check(draw(caption, generator), other).correct
-        for caption, other in zip(captions, others, strict=True)
-        if Counter(caption.objects) != Counter(other.objects)
+    drawn, claimed = (balanced(every_caption(), 200, key) for key in (seed, seed + 100))
+    mistakes = [
+        check(draw(caption, generator), claim).correct
+        for caption, claim in zip(drawn, claimed, strict=True)
+        if Counter(caption.objects) != Counter(claim.objects)
     ]
-    assert len(wrong) > 150
-    assert np.mean(wrong) <= 0.15
+    assert len(mistakes) > 150
+    assert np.mean(mistakes) <= 0.15
 
 
 def test_a_pair_says_nothing_about_places_but_a_position_does():
@@ -244,9 +248,9 @@ def test_scattered_dirt_makes_a_picture_false():
 
 
 def test_objects_are_found_where_they_are():
-    found = sorted(find_objects(render(SCENE)), key=lambda placed: placed.x)
-    assert [placed.thing for placed in found] == [RED_CIRCLE, BLUE_SQUARE]
-    for placed, wanted in zip(found, SCENE, strict=True):
+    objects = sorted(find_objects(render(SCENE)), key=lambda placed: placed.x)
+    assert [placed.thing for placed in objects] == [RED_CIRCLE, BLUE_SQUARE]
+    for placed, wanted in zip(objects, SCENE, strict=True):
         assert abs(placed.x - wanted.x) <= 0.5
         assert abs(placed.y - wanted.y) <= 0.5
         assert abs(placed.radius - wanted.radius) <= 1

@@ -1,7 +1,17 @@
 """When a picture was decided: weights over transitions, `[G, N]`, most of them of mean 1 over those that are trained.
 
-The shares here are OTCA's trajectory-level credit decomposition (TCD, arXiv 2604.19234, section 3.2). `trained`
-marks the trained transitions, `[N]` or for each sample `[G, N]`; None means all of them. Untrained transitions get 0.
+The shares here are OTCA's trajectory-level credit decomposition (TCD, arXiv 2604.19234, section 3.2). What the
+functions have in common, with T the number of a sample's trained transitions:
+
+    similarity   [G, L]          S, cosine of every latent with the final one, in [-1, 1]; the last is 1
+    share        [G, N]          p >= 0, each transition's part of the similarity gained; the trained ones sum to 1
+    floor        [0, 1]          the least weight; OTCA's is .5 (section 6.5)
+    trained      [N] or [G, N]   the transitions that are trained; None means all of them
+
+The readings of "weight" (`READINGS`) take share, floor and trained and return weights `[G, N]`, 0 where nothing is
+trained. They have one signature, so that a name in a recipe chooses among them, and some ignore the floor. The paper
+has weights that sum to one and a floor, which do not go together: `sum_one` is the former to the letter, the others
+are ours, each a way to have a floor or a mean of 1 or both.
 """
 
 from collections.abc import Callable
@@ -21,21 +31,28 @@ def similarity_to_final(
 ) -> Float[Tensor, "G L"]:
     """Cosine of every latent of a trajectory with the clean one it ends in: S_n = cos(x_n, final) (eq. 6).
 
-    `final` is the latent that is decoded, by default the last of the trajectory. A cosine needs neither unpacking
-    nor scaling of latents; a product of norms below 1e-8 counts as 1e-8. float32 or float64.
+    latents   [G, L, *latent]   of one group, from noise to data
+    final     [G, *latent]      the latent that is decoded, by default the last of the trajectory
+
+    Returns `[G, L]`, in float32 or, for float64 latents, in float64. A cosine needs neither unpacking nor scaling of
+    latents. A product of norms below 1e-8 counts as 1e-8, so a latent of zeros has similarity 0.
     """
     flat = latents.flatten(2)
     flat = flat if flat.dtype == torch.float64 else flat.float()
     goal = flat[:, -1] if final is None else final.flatten(1).to(flat)
     norms = flat.norm(dim=-1) * goal.norm(dim=-1, keepdim=True)
+    # Against 0 / 0, with the eps of torch.cosine_similarity.
     return (flat * goal[:, None]).sum(-1) / norms.clamp(min=1e-8)
 
 
 def of_predictions(clean_similarity: Float[Tensor, "G N"]) -> Float[Tensor, "G N+1"]:
     """Similarities of the clean predictions in the place of the latents' (ours): what x_n already says of the picture.
 
-    A latent's cosine rises when noise leaves it, whether or not the picture changes; its prediction's rises when the
-    picture is decided. The prediction before move n stands for x_n; the end is similar to itself.
+    clean_similarity   [G, N]   cosine of each step's clean prediction with the final latent
+
+    Returns `[G, N + 1]`. A latent's cosine rises when noise leaves it, whether or not the picture changes; its
+    prediction's rises when the picture is decided. The prediction before move n stands for x_n; the end is similar to
+    itself.
     """
     return torch.cat([clean_similarity, torch.ones_like(clean_similarity[:, :1])], dim=-1)
 
@@ -47,7 +64,12 @@ def similarity_share(
 
         dS_n = S_{n+1} - S_n        p_n = (max(0, dS_n) + eps) / sum_m (max(0, dS_m) + eps)
 
-    The gain of the move x_n -> x_{n+1} is credited to that very move; the paper's index would credit the next one.
+    similarity   [G, L]          S, from `similarity_to_final` or `of_predictions`
+    trained      [N] or [G, N]   None means all; the others get 0 and have no part in the sum
+    eps          > 0             gives a sample that never gains a flat share instead of 0 / 0
+
+    Returns `[G, N]`. The gain of the move x_n -> x_{n+1} is credited to that very move; the paper's index would credit
+    the next one.
     """
     raised = similarity.diff(dim=-1).clamp(min=0) + eps
     if trained is not None:
@@ -56,7 +78,11 @@ def similarity_share(
 
 
 def uniform(like: Shares, *, trained: Trained = None) -> Shares:
-    """Weight 1 for every trained transition: what GRPO does. `like` gives shape, dtype and device."""
+    """Weight 1 for every trained transition, `[G, N]`: what GRPO does (arXiv 2402.03300).
+
+    like      [G, N]          gives shape, dtype and device
+    trained   [N] or [G, N]   None means all
+    """
     weights = torch.ones_like(like)
     return weights if trained is None else torch.where(trained, weights, 0)
 
@@ -93,11 +119,14 @@ def waterfill(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> 
     active = torch.ones_like(share, dtype=torch.bool) if trained is None else trained.expand(share.shape)
     at_floor = torch.zeros_like(active)
     weights = count * share
-    for _ in range(share.shape[-1]):  # each round can only add transitions to the floor, so this many suffice
+    # Scaling down may push further transitions under the floor, so it is repeated. Each round can only add some to it,
+    # so N rounds suffice; a loop until nothing changes would look at values, which vmap does not allow.
+    for _ in range(share.shape[-1]):
         at_floor = at_floor | (active & (weights < floor))
         free = active & ~at_floor
         left = count - floor * at_floor.to(share.dtype).sum(-1, keepdim=True)
         total = torch.where(free, share, 0).sum(-1, keepdim=True)
+        # tiny: with everything at the floor nothing is free, and the quotient, although not chosen, must not be NaN.
         weights = torch.where(at_floor, floor, share * left / total.clamp(min=torch.finfo(share.dtype).tiny))
     return _masked(weights, trained)
 
@@ -110,15 +139,18 @@ def clamp_renormalise(share: Shares, *, floor: float = 0.5, trained: Trained = N
 
 def minmax(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
     """floor + (1 - floor) (p - min p) / mean(p - min p): the least step gets exactly the floor; flat shares give 1."""
+    # An untrained transition has share 0, which would always be the least; infinity keeps it out.
     least = (share if trained is None else torch.where(trained, share, torch.inf)).amin(-1, keepdim=True)
     above = _masked(share - least, trained)
     mean = above.sum(-1, keepdim=True) / _count(share, trained)
-    flat = mean * _count(share, trained) < 1e-12
+    flat = mean * _count(share, trained) < 1e-12  # shares of sum 1 that differ by rounding only
+    # The inner where keeps 0 / 0 out of the branch that is not chosen.
     return _masked(torch.where(flat, 1.0, floor + (1 - floor) * above / torch.where(flat, 1.0, mean)), trained)
 
 
 def two_level(share: Shares, *, floor: float = 0.5, trained: Trained = None) -> Shares:
     """floor for shares up to the median, 2 - floor above it: the crudest reading."""
+    # NaN keeps untrained transitions out; of an even number nanmedian takes the lower middle one, so ties go down.
     median = (share if trained is None else torch.where(trained, share, torch.nan)).nanmedian(-1, keepdim=True).values
     return _masked(torch.where(share <= median, torch.full_like(share, floor), 2 - floor), trained)
 
@@ -129,20 +161,26 @@ def reward_to_go(clean_similarity: Shares, *, window: int = 5) -> Shares:
         gain_w = mean of window w - mean of the one before          share_n = gain_w(n) / (sum_w gain_w  window)
         C_n = sum_{m >= n} share_m
 
-    The sequence is cos(clean prediction of step n, final) with 1 at the end, the steps' windows start at its second
-    value, and gains may be negative. The last window holds what is left when `window` does not divide N.
+    clean_similarity   [G, N]   cosine of each step's clean prediction with the final latent
+    window             >= 1     transitions that share one gain
+
+    Returns `[G, N]`. The sequence is cos(clean prediction of step n, final) with 1 at the end, the steps' windows start
+    at its second value, and gains may be negative. The last window holds what is left when `window` does not divide N.
     """
     steps = clean_similarity.shape[-1]
     sequence = of_predictions(clean_similarity)
-    first, after = sequence[:, :1], sequence[:, 1:]
-    means = torch.cat([part.mean(-1, keepdim=True) for part in after.split(window, dim=-1)], dim=-1)
-    gain = torch.cat([first, means], dim=-1).diff(dim=-1)
-    total = gain.sum(-1, keepdim=True)
-    sizes = [min(window, steps - at) for at in range(0, steps, window)]
-    each = torch.cat(
-        [(gain[:, at : at + 1] / size).expand(-1, size) for at, size in enumerate(sizes)], dim=-1
-    ) / torch.where(total.abs() < 1e-12, torch.inf, total)
-    return each.flip(-1).cumsum(-1).flip(-1)
+    first = sequence[:, :1]
+    windows = sequence[:, 1:].split(window, dim=-1)
+    means = torch.cat([values.mean(-1, keepdim=True) for values in windows], dim=-1)
+    gains = torch.cat([first, means], dim=-1).diff(dim=-1)
+    total = gains.sum(-1, keepdim=True)
+    sizes = [min(window, steps - start) for start in range(0, steps, window)]
+    # Gains may cancel; a sample without any gain gets 0 everywhere, which division by infinity gives without 0 / 0.
+    divisor = torch.where(total.abs() < 1e-12, torch.inf, total)
+    per_window = [(gain / size).expand(-1, size) for gain, size in zip(gains.split(1, dim=-1), sizes, strict=True)]
+    share = torch.cat(per_window, dim=-1) / divisor
+    # A sum from each step to the end: cumsum runs forwards, so it is run on the reversed axis.
+    return share.flip(-1).cumsum(-1).flip(-1)
 
 
 READINGS: dict[Reading, Callable[..., Shares]] = {

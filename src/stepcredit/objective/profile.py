@@ -34,15 +34,20 @@ PerStep = Float[Tensor, " N"]
 def factors(
     slope: PerStep, std: PerStep, length: PerStep, counts: PerStep, *, profile: Profile, preserve: Preserve
 ) -> PerStep:
-    """profile / native for every transition, 1 where nothing is trained (there native may be infinite).
+    """profile / native for every transition, `[N]`; 1 where nothing is trained (there native may be infinite).
 
-    counts     how many samples train each transition; what is preserved is preserved over them
+    slope      [N]   >= 0, how far the mean moves with the prediction (`flow.Transitions`)
+    std        [N]   >= 0, of the noise drawn; 0 where the move is deterministic
+    length     [N]   > 0, level minus next level
+    counts     [N]   how many samples train each transition; what is preserved is preserved over them
     profile    `native` slope/std · `noise` slope · `step_length` · `uniform` 1 · `per_length` slope/length ·
                `error` 2 slope std, the weight of a squared error without its 1/(2 std^2)
     preserve   `gradient`: the profile has the total weight of the native one (PCPO's zeta) · `factor`: factors have
                mean 1 · `nothing`: as they are
     """
     trained = counts > 0
+    # A deterministic move is never trained and has std 0; 1 keeps its infinity out of the sums below, where its count
+    # of 0 would make it NaN.
     native = torch.where(trained, slope / std, 1)
     wanted = {
         "native": native,
@@ -53,6 +58,7 @@ def factors(
         "error": 2 * slope * std,
     }[profile]
     factor = wanted / native
+    # Sums over samples, not over transitions: a step that few samples train has little of the total.
     if preserve == "gradient":
         factor = factor * (counts * native).sum() / (counts * wanted).sum()
     elif preserve == "factor":
@@ -61,7 +67,13 @@ def factors(
 
 
 def placed(factor: PerStep, std: PerStep, *, place: Place) -> tuple[PerStep, PerStep]:
-    """The factor's part on the log-ratio and its part on the loss.
+    """The factor's part on the log-ratio and its part on the loss, `[N]` each.
+
+    Where std > 0 their product is the factor.
+
+    factor   [N]   > 0, from `factors`
+    std      [N]   >= 0, of the noise drawn
+    place    where the factor goes: all on the `loss`, all on the `ratio`, or `split`
 
     `split` is GRPO-Guard's: the standard deviation on the log-ratio, the rest on the loss.
     """
@@ -70,13 +82,19 @@ def placed(factor: PerStep, std: PerStep, *, place: Place) -> tuple[PerStep, Per
         return one, factor
     if place == "ratio":
         return factor, one
+    # std is 0 where nothing is trained; there the loss keeps the factor, which is 1, instead of becoming infinite.
     return std, factor / torch.where(std > 0, std, 1)
 
 
 def log_ratio(
     drift: Float[Tensor, "B *latent"], noise: Float[Tensor, "B *latent"], factor: Float[Tensor, " B"], *, form: Form
 ) -> Float[Tensor, " B"]:
-    """The weighted log-ratio, per dimension, from a drift and the noise drawn, both in standard deviations.
+    """The weighted log-ratio, per dimension, from a drift and the noise drawn, `[B]`.
+
+    drift    [B, *latent]   d, how far the mean has moved since the rollout, in standard deviations
+    noise    [B, *latent]   e, what was drawn in the rollout, in standard deviations
+    factor   [B]            f, the part of `placed` that goes on the log-ratio
+    form     one of
 
         power      f (mean(d e) - mean(d^2) / 2)            the log-ratio times f
         matching   f mean(d e) - f^2 mean(d^2) / 2          the log-ratio of a drift that is f times as large

@@ -32,13 +32,13 @@ SHAPES = ("circle", "square", "triangle")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {"two": 2, "three": 3}
 
-_HELD_OUT_SHARE = 0.2
+_HELD_OUT_SHARE = 0.2  # of the captions of each kind
 _SPLIT_SEED = 20260419  # fixes which captions are held out; changing it changes the world
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One colour and one shape, such as "red circle"."""
+    """One colour and one shape: `Thing("red", "circle")` is the "red circle" of a caption."""
 
     colour: str
     shape: str
@@ -49,7 +49,7 @@ class Thing:
 
 @runtime_checkable
 class HasKind(Protocol):
-    """Any caption of a drawn world."""
+    """Any caption of a drawn world: what `balanced` and the prompt sources need to know of it."""
 
     @property
     def kind(self) -> str: ...
@@ -57,12 +57,19 @@ class HasKind(Protocol):
 
 Kinded = TypeVar("Kinded", bound=HasKind)
 
+# One of each shape, and each of their colours and shapes occurs in training with other partners.
 NEW_COMBINATIONS = frozenset({Thing("blue", "triangle"), Thing("yellow", "circle"), Thing("purple", "square")})
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a picture has to show: `things` in the order of the sentence; `count` copies when there is one thing."""
+    """What a picture has to show: `things` in the order of the sentence; `count` copies when there is one thing.
+
+    "a red circle left of a blue square" and "two red circles" are
+
+        Caption("position", (Thing("red", "circle"), Thing("blue", "square")), relation="left of")
+        Caption("count", (Thing("red", "circle"),), count=2)
+    """
 
     kind: Kind
     things: tuple[Thing, ...]
@@ -106,6 +113,7 @@ def split(name: Split) -> tuple[Caption, ...]:
         return tuple(caption for caption in every_caption() if NEW_COMBINATIONS.intersection(caption.things))
     chooser = random.Random(_SPLIT_SEED)
     held_out: set[Caption] = set()
+    # By kind and in this order: the draws follow one another, so another order would hold out other captions.
     for kind in KINDS:
         of_kind = [caption for caption in known if caption.kind == kind]
         held_out.update(chooser.sample(of_kind, round(_HELD_OUT_SHARE * len(of_kind))))
@@ -119,12 +127,15 @@ def _by_text() -> dict[str, Caption]:
 
 def parse(text: str) -> Caption | None:
     """The caption that a sentence says, or None when the grammar cannot say it."""
+    # The grammar is small enough to be looked up; capitals, spaces and a full stop are the only liberties.
     return _by_text().get(" ".join(text.lower().split()).rstrip("."))
 
 
 def balanced(captions: Sequence[Kinded], count: int, seed: int) -> list[Kinded]:
     """Draw `count` captions with every kind equally often (the grammar has 68 position captions for each single)."""
     chooser = random.Random(seed)
-    kinds = list(dict.fromkeys(caption.kind for caption in captions))
-    pools = {kind: [caption for caption in captions if caption.kind == kind] for kind in kinds}
-    return [chooser.choice(pools[kinds[index % len(kinds)]]) for index in range(count)]
+    of_kind: dict[str, list[Kinded]] = {}
+    for caption in captions:
+        of_kind.setdefault(caption.kind, []).append(caption)
+    kinds = list(of_kind)
+    return [chooser.choice(of_kind[kinds[index % len(kinds)]]) for index in range(count)]

@@ -25,7 +25,10 @@ _FIT = 0.80  # least overlap (intersection over union) with an ideal shape
 
 @dataclass(frozen=True)
 class Answers:
-    """The four answers, each for the whole picture; `correct` is all of them."""
+    """The four answers, each for the whole picture; `correct` is all of them.
+
+    A red circle where a blue one was wanted: `Answers(object=True, colour=False, count=True, position=True)`.
+    """
 
     object: bool
     colour: bool
@@ -45,56 +48,67 @@ def find_objects(picture: np.ndarray, *, fit: float = _FIT) -> list[Placed]:
     pixels = picture.astype(float)
     blobs = np.empty(pixels.shape[:2], dtype=np.int32)
     ndimage.label(np.linalg.norm(pixels - BACKGROUND, axis=-1) > _STANDS_OUT, output=blobs)
-    found, dirt = [], 0
+    objects = []
+    dirt = 0
     for index, box in enumerate(ndimage.find_objects(blobs), start=1):
-        mask = blobs[box] == index
+        mask = blobs[box] == index  # the box of a blob may hold pixels of its neighbours
         if mask.sum() < _SPECK:
             dirt += int(mask.sum())
             continue
-        (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
-        whole = bottom - top > _WHOLE * picture.shape[0] or right - left > _WHOLE * picture.shape[1]
+        rows, columns = box
+        height = rows.stop - rows.start
+        width = columns.stop - columns.start
+        whole = height > _WHOLE * picture.shape[0] or width > _WHOLE * picture.shape[1]
         thing = Thing(_colour(pixels[box][mask]), "unknown" if whole else _shape(mask, fit))
-        found.append(Placed(thing, (left + right) / 2, (top + bottom) / 2, (right - left + bottom - top) / 4))
+        x = (columns.start + columns.stop) / 2
+        y = (rows.start + rows.stop) / 2
+        objects.append(Placed(thing, x, y, radius=(width + height) / 4))
     if dirt > _SPECK:
-        found.append(Placed(Thing("unknown", "unknown"), 0.0, 0.0, 0.0))
-    return found
+        objects.append(Placed(Thing("unknown", "unknown"), 0.0, 0.0, 0.0))
+    return objects
 
 
 def check(picture: np.ndarray, caption: Caption) -> Answers:
     """Answer the four questions for one picture, uint8 `[H, W, 3]`."""
-    found = find_objects(picture)
-    wanted = sorted(map(str, caption.objects))
-    shapes = sorted(placed.thing.shape for placed in found) == sorted(thing.shape for thing in caption.objects)
-    colours = sorted(placed.thing.colour for placed in found) == sorted(thing.colour for thing in caption.objects)
-    bound = sorted(str(placed.thing) for placed in found) == wanted
+    objects = find_objects(picture)
+    things = [placed.thing for placed in objects]
+    wanted = caption.objects
+    same_shapes = sorted(thing.shape for thing in things) == sorted(thing.shape for thing in wanted)
+    same_colours = sorted(thing.colour for thing in things) == sorted(thing.colour for thing in wanted)
+    same_things = sorted(map(str, things)) == sorted(map(str, wanted))
     return Answers(
-        object=shapes,
-        colour=bound if shapes else colours,  # with the right shapes, each must wear its own colour
-        count=len(found) == len(wanted),
-        position=caption.relation is None or (bound and _in_relation(found, caption)),
+        object=same_shapes,
+        # With the right shapes, each must wear its own colour; with wrong ones, no shape says whose a colour is.
+        colour=same_things if same_shapes else same_colours,
+        count=len(things) == len(wanted),
+        position=caption.relation is None or (same_things and _in_relation(objects, caption)),
     )
 
 
 def questions(picture: np.ndarray, caption: Caption) -> dict[str, bool]:
     """The answers by name, only to what the caption asks: number for a count, place for a position."""
     answers = check(picture, caption)
-    asked = {"object": answers.object, "colour": answers.colour}
+    by_name = {"object": answers.object, "colour": answers.colour}
     if caption.kind == "count":
-        asked["count"] = answers.count
+        by_name["count"] = answers.count
     if caption.kind == "position":
-        asked["position"] = answers.position
-    return asked
+        by_name["position"] = answers.position
+    return by_name
 
 
-def _in_relation(found: list[Placed], caption: Caption) -> bool:
+def _in_relation(objects: list[Placed], caption: Caption) -> bool:
+    """Whether the two objects, which are known to be the caption's, stand as it says."""
     assert caption.relation is not None
-    first, second = (next(placed for placed in found if placed.thing == thing) for thing in caption.things)
+    by_thing = {placed.thing: placed for placed in objects}
+    first, second = (by_thing[thing] for thing in caption.things)
     return relation_holds(caption.relation, first, second)
 
 
 def _colour(pixels: np.ndarray) -> str:
+    """The palette colour of a blob's pixels `[pixels, 3]`, or "unknown"."""
     distances = np.linalg.norm(pixels[:, None] - _PALETTE, axis=-1)  # [pixels, colours]
     pure = distances.min(axis=1) < _PURE
+    # Edges are anti-aliased, so many pixels of a small thing are mixed with the ground; half of them must be pure.
     if pure.mean() < 0.5:
         return "unknown"
     votes = np.bincount(distances[pure].argmin(axis=1), minlength=len(_NAMES))
@@ -102,7 +116,9 @@ def _colour(pixels: np.ndarray) -> str:
 
 
 def _shape(mask: np.ndarray, fit: float) -> str:
+    """The shape of a blob `[height, width]` that fills its box, or "unknown"."""
     height, width = mask.shape
+    # All three shapes are about as wide as high; two that touch are not.
     if not 0.7 <= width / height <= 1.43:
         return "unknown"
     size = max(height, width)

@@ -4,6 +4,7 @@ Are the right things there, in the right colours; does each move as its caption 
 read by the checker of still scenes. A few frames may be unreadable, as long as what is left says how things moved.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,10 @@ _STEADY = 1.6  # pixels that a thing may be off the straight line at constant sp
 
 @dataclass(frozen=True)
 class MotionAnswers:
-    """The four answers for a whole video; `correct` is all of them."""
+    """The four answers for a whole video; `correct` is all of them.
+
+    The right things, going where they should in jumps: `MotionAnswers(True, True, motion=True, steady=False)`.
+    """
 
     object: bool
     colour: bool
@@ -38,30 +42,45 @@ class MotionAnswers:
 def check_motion(video: np.ndarray, caption: MovingCaption) -> MotionAnswers:
     """Answer the four questions for one video, uint8 `[F, H, W, 3]`."""
     frames = [find_objects(frame, fit=_FIT) for frame in video]
-    things = sorted((part.thing for part in caption.parts), key=str)
-    shapes, colours = (_share(frames, things, by) for by in ("shape", "colour"))
-    clear = [at for at, found in enumerate(frames) if sorted((p.thing for p in found), key=str) == things]
-    bound = len(clear) >= _READABLE * len(frames)
-    tracks = {part: _track(frames, clear, part.thing) for part in caption.parts} if bound else {}
-    times = np.array(clear) / (len(video) - 1)
+    things = [_things(objects) for objects in frames]
+    shapes = _share(things, caption.things, by=lambda thing: thing.shape)
+    colours = _share(things, caption.things, by=lambda thing: thing.colour)
+    readable = [index for index, seen in enumerate(things) if _same(seen, caption.things, by=str)]
+    enough = len(readable) >= _READABLE * len(frames)
+    # Unreadable frames are left out, so motion is fitted over the times of the others.
+    times = np.array(readable) / (len(video) - 1)
+    scenes = [frames[index] for index in readable]
+    tracks = {part: _track(scenes, part.thing) for part in caption.parts} if enough else {}
     return MotionAnswers(
         object=shapes >= _READABLE,
-        colour=colours >= _READABLE and (bound or shapes < _READABLE),  # with the right shapes, each wears its own
-        motion=bound and all(_moves(track, times, part.motion) for part, track in tracks.items()),
-        steady=bound and all(_is_steady(track, times) for track in tracks.values()),
+        # With the right shapes, each must wear its own colour; with wrong ones, no shape says whose a colour is.
+        colour=colours >= _READABLE and (enough or shapes < _READABLE),
+        motion=enough and all(_moves(track, times, part.motion) for part, track in tracks.items()),
+        steady=enough and all(_is_steady(track, times) for track in tracks.values()),
     )
 
 
-def _share(frames: list[list[Placed]], things: list[Thing], by: str) -> float:
+def _things(objects: list[Placed]) -> list[Thing]:
+    return [placed.thing for placed in objects]
+
+
+def _same(things: Sequence[Thing], wanted: Sequence[Thing], *, by: Callable[[Thing], str]) -> bool:
+    """Whether both hold the same shapes, colours or names, each as often."""
+    return sorted(map(by, things)) == sorted(map(by, wanted))
+
+
+def _share(frames: list[list[Thing]], wanted: Sequence[Thing], *, by: Callable[[Thing], str]) -> float:
     """The share of frames with just these shapes, or these colours."""
-    wanted = sorted(getattr(thing, by) for thing in things)
-    return float(np.mean([sorted(getattr(placed.thing, by) for placed in found) == wanted for found in frames]))
+    return float(np.mean([_same(things, wanted, by=by) for things in frames]))
 
 
-def _track(frames: list[list[Placed]], clear: list[int], thing: Thing) -> np.ndarray:
+def _track(scenes: list[list[Placed]], thing: Thing) -> np.ndarray:
     """Where a thing is in the readable frames, `[frames, 2]`."""
-    found = [next(placed for placed in frames[at] if placed.thing == thing) for at in clear]
-    return np.array([(placed.x, placed.y) for placed in found])
+    places = []
+    for scene in scenes:
+        placed = next(placed for placed in scene if placed.thing == thing)
+        places.append((placed.x, placed.y))
+    return np.array(places)
 
 
 def _line(track: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +91,8 @@ def _line(track: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _moves(track: np.ndarray, times: np.ndarray, motion: str) -> bool:
+    """Whether a track goes far enough in the direction of a motion, or nowhere for "standing still"."""
+    # The fitted travel, not last minus first: one frame that is off does not decide.
     travel, _ = _line(track, times)
     wanted = np.array(DIRECTIONS[motion])
     if not wanted.any():
@@ -81,5 +102,6 @@ def _moves(track: np.ndarray, times: np.ndarray, motion: str) -> bool:
 
 
 def _is_steady(track: np.ndarray, times: np.ndarray) -> bool:
+    """Whether a track stays near the straight line at constant speed, in every frame."""
     _, left = _line(track, times)
     return bool(np.linalg.norm(left, axis=1).max() <= _STEADY)
