@@ -28,6 +28,7 @@ from diffusers import FluxPipeline
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from peft import LoraConfig
+from stepcredit.rollout.noise import SHARED, NoiseStream
 from torch import Tensor
 
 import stepcredit
@@ -37,7 +38,6 @@ from stepcredit.rewards.aesthetic import Aesthetic
 from stepcredit.rewards.clip import load_clip
 from stepcredit.rewards.clip_t import ClipT
 from stepcredit.rewards.hps import HPS
-from stepcredit.rollout.noise import SHARED, NoiseStream
 from stepcredit.scenes.captions import parse, split
 from stepcredit.scenes.checker import check
 
