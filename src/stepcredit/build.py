@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from stepcredit.errors import during
 from stepcredit.files.folders import resolve
 from stepcredit.flow.transitions import transitions
 from stepcredit.methods.base import Method
@@ -131,6 +132,7 @@ def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
             return WandBTracker(importlib.import_module("trackio"), project=choice.project, **about)
 
 
+@during("rewards")
 def build_rewards(settings: Sequence[RewardChoice], device: torch.device) -> RewardSuite:
     """Scorers; those that are networks stand on this device, unless their own settings name another."""
     return RewardSuite([build_reward(item, device) for item in settings])

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from stepcredit.errors import during
+
 Encode = Callable[[list[str]], Mapping[str, Tensor]]
 
 
@@ -28,6 +30,7 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @during("text")
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Named tensors, one row a prompt, in main memory."""

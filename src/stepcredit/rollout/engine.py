@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from stepcredit.credit.temporal import similarity_to_final
-from stepcredit.errors import NumericsError
+from stepcredit.errors import NumericsError, during
 from stepcredit.flow.convert import velocity_to_data
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.protocols import Policy
@@ -18,6 +18,7 @@ from stepcredit.rollout.noise import NoiseStream, initial_noise
 Advance = Callable[[int], None]
 
 
+@during("rollout")
 @torch.no_grad()
 def roll_out(
     policy: Policy,
@@ -131,6 +132,7 @@ def _move(
     return torch.where(stochastic.to(x.device).view(-1, *(1,) * (x.ndim - 1)), moved, straight)
 
 
+@during("rollout")
 @torch.no_grad()
 def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tensor) -> Tensor:
     """Finished latents `[B, *latent]` of the deterministic sampler, remembering nothing."""
@@ -140,6 +142,7 @@ def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tens
     return x
 
 
+@during("decode")
 @torch.no_grad()
 def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
     """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""

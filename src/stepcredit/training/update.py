@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepcredit.errors import NumericsError
+from stepcredit.errors import NumericsError, during
 from stepcredit.flow.gaussian import Gaussian, at_least_float32
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.transitions import Transitions
@@ -50,6 +50,7 @@ class Recompute:
     micro_batch: int
     max_gradient_norm: float
 
+    @during("update")
     def apply(
         self,
         trajectory: Trajectory,
