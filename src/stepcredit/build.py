@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from stepcredit.errors import during
 from stepcredit.files.folders import resolve
 from stepcredit.parts.observers import Similarity
 from stepcredit.policies.families import family_of
@@ -149,6 +150,7 @@ def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
             return WandBTracker(importlib.import_module("trackio"), project=choice.project, **about)
 
 
+@during("rewards")
 def build_rewards(settings: Sequence[RewardChoice], device: torch.device) -> RewardSuite:
     """Scorers; those that are networks stand on this device, unless their own settings name another."""
     return RewardSuite([build_reward(item, device) for item in settings])

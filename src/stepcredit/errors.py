@@ -14,7 +14,15 @@ A message says what was got, what was wanted, and what to do.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Phase = Literal["text", "rollout", "decode", "rewards", "update"]
+"""What an iteration is doing: encoding texts, sampling, decoding, scoring, or taking gradients."""
+
+
+_PHASE = "stepcredit_phase"  # an attribute of foreign errors, too
 
 
 class StepcreditError(Exception):
@@ -51,6 +59,22 @@ class NumericsError(StepcreditError, ArithmeticError):
 
 class MemoryNeeded(StepcreditError, RuntimeError):  # noqa: N818 - it says what is needed
     """The device ran out of memory."""
+
+
+@contextmanager
+def during(phase: Phase) -> Iterator[None]:
+    """Says what is being done inside, also as a decorator; an error that leaves it can be asked with `phase_of`."""
+    try:
+        yield
+    except Exception as error:
+        # The innermost word stays: decoding is decoding, whoever asked for it.
+        error.__dict__.setdefault(_PHASE, phase)
+        raise
+
+
+def phase_of(error: BaseException) -> Phase | None:
+    """What was being done when an error was raised; None outside every phase."""
+    return error.__dict__.get(_PHASE)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

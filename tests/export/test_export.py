@@ -116,7 +116,7 @@ def noise_for(policy):
 
 
 @torch.no_grad()
-def ours(policy):
+def our_media(policy):
     return policy.decode(sample_ode(policy, policy.encode(PROMPTS), policy.levels(STEPS, None), noise_for(policy)))
 
 
@@ -158,9 +158,10 @@ def names_of_places(folder, place):
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_exported_draws_our_pictures_in_the_plain_pipeline(name, bases, tmp_path):
     recipe, policy = tuned(name, bases)
-    run, wanted = stored(tmp_path / "run", recipe, policy), ours(policy)
+    run = stored(tmp_path / "run", recipe, policy)
+    wanted = our_media(policy)
     with policy.reference():
-        assert (ours(policy) - wanted).abs().max() > 0.01, "the LoRA of this test must change the pictures"
+        assert (our_media(policy) - wanted).abs().max() > 0.01, "the LoRA of this test must change the pictures"
 
     lora = stepcredit.export(run)
     assert lora == run / "export"
@@ -183,7 +184,8 @@ def test_what_is_exported_draws_our_pictures_in_the_plain_pipeline(name, bases, 
 @pytest.mark.parametrize("name", ["wan_2", "sd"])
 def test_fully_trained_networks_draw_our_pictures(name, bases, tmp_path):
     recipe, policy = tuned(name, bases, {"type": "full", "modules": ["attn"]})
-    run, wanted = stored(tmp_path / "run", recipe, policy), ours(policy)
+    run = stored(tmp_path / "run", recipe, policy)
+    wanted = our_media(policy)
     folder = stepcredit.export(run)
     plain = loaded(policy, bases(name))
     assert (drawn(name, policy, plain) - wanted).abs().max() > 0.01
@@ -201,9 +203,14 @@ def test_fully_trained_networks_draw_our_pictures(name, bases, tmp_path):
 def test_merging_adds_in_float32_and_keeps_the_dtype():
     network = torch.nn.Sequential(torch.nn.Linear(8, 8)).to(torch.bfloat16)
     before = network[0].weight.float()
-    found = lora_file.Matrices(torch.randn(2, 8), torch.randn(8, 2), 0.5)
-    lora_file.merge(network, {"0": found})
-    assert torch.equal(network[0].weight, (before + found.change()).to(torch.bfloat16))
+    matrices = lora_file.Matrices(torch.randn(2, 8), torch.randn(8, 2), 0.5)
+    lora_file.merge(network, {"0": matrices})
+    assert torch.equal(network[0].weight, (before + matrices.change()).to(torch.bfloat16))
+
+
+def without_lora(network):
+    """The weights that an adapter does not touch, in order."""
+    return [weight for name, weight in network.state_dict().items() if ".lora_" not in name]
 
 
 @pytest.mark.parametrize(
@@ -229,10 +236,10 @@ def test_the_code_of_the_card_loads_and_draws(name, kind, more, bases, tmp_path,
     assert getattr(picture, "size", (16, 16)) == (16, 16) or picture.shape[:2] == (16, 16)
     with_adapter = [n for n in policy.family.networks() if getattr(getattr(names["pipe"], n), "peft_config", None)]
     assert with_adapter == (list(policy.surface.networks) if kind == "lora" else [])
-    for network, mine in policy.surface.networks.items():
-        ours_ = {key: value for key, value in mine.state_dict().items() if ".lora_" not in key}
-        theirs = {key: v for key, v in getattr(names["pipe"], network).state_dict().items() if ".lora_" not in key}
-        same = all(torch.equal(a, b) for a, b in zip(ours_.values(), theirs.values(), strict=True))
+    for name_of_network, trained in policy.surface.networks.items():
+        in_training = without_lora(trained)
+        as_loaded = without_lora(getattr(names["pipe"], name_of_network))
+        same = all(torch.equal(a, b) for a, b in zip(in_training, as_loaded, strict=True))
         assert same == (kind != "merged")
 
 
@@ -404,9 +411,9 @@ def test_numbers_and_pictures_of_other_weights_are_not_shown(finished):
     assert (load_file(folder / NAME)["transformer.block.to_q.lora_B.weight"] == 12).all()
     assert "These weights were not measured. The run's own result is of the last weights after 6 iterations." in body
     assert not (folder / "before_after.png").exists()
-    other = json.loads((finished / "result.json").read_text()) | {"iteration": 4}
+    earlier_result = json.loads((finished / "result.json").read_text()) | {"iteration": 4}
     (finished / "evaluations").mkdir()
-    (finished / "evaluations" / "000004-trained-48.json").write_text(json.dumps(other))
+    (finished / "evaluations" / "000004-trained-48.json").write_text(json.dumps(earlier_result))
     assert "95 % interval" in front_and_body(stepcredit.export(finished, iteration=4))[1]
 
 
@@ -417,13 +424,13 @@ def test_the_moving_average_is_taken_unless_raw_is_asked_for(tmp_path, finished)
     policy.parameters()[0].data.fill_(20.0)
     optimiser = torch.optim.SGD(policy.parameters())
     checkpoint.save(finished / "checkpoints", policy, optimiser, average, iteration=7)
-    found = {}
+    weights = {}
     for raw in (False, True):
         folder = stepcredit.export(finished, raw=raw, out=tmp_path / f"raw {raw}")
-        found[raw] = float(load_file(folder / NAME)["transformer.block.to_q.lora_B.weight"][0, 0]) / 3
-        told = "the last weights" if raw else "the moving average of the trained weights"
-        assert f"these are {told}" in front_and_body(folder)[1]
-    assert found == {False: 10.0, True: 20.0}
+        weights[raw] = float(load_file(folder / NAME)["transformer.block.to_q.lora_B.weight"][0, 0]) / 3
+        words = "the last weights" if raw else "the moving average of the trained weights"
+        assert f"these are {words}" in front_and_body(folder)[1]
+    assert weights == {False: 10.0, True: 20.0}
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(finished, tmp_path):
@@ -483,11 +490,8 @@ class Hub:
     failing: Exception | None = None
     private = True
 
-    def __init__(self):
-        self.asked = asked
-
     def create_repo(self, name, *, private, exist_ok):
-        asked.append(("create", name, private, exist_ok))
+        requests.append(("create", name, private, exist_ok))
         if self.failing is not None:
             raise self.failing
 
@@ -495,15 +499,15 @@ class Hub:
         return SimpleNamespace(private=self.private)
 
     def upload_folder(self, *, repo_id, folder_path, commit_message):
-        asked.append(("upload", repo_id, sorted(os.listdir(folder_path)), commit_message))
+        requests.append(("upload", repo_id, sorted(os.listdir(folder_path)), commit_message))
 
 
-asked = []
+requests = []
 
 
 @pytest.fixture
 def fake_hub(monkeypatch):
-    asked.clear()
+    requests.clear()
     monkeypatch.setattr(hub, "HfApi", Hub)
     monkeypatch.setattr(hub.huggingface_hub, "get_token", lambda: "a token")
     monkeypatch.setattr(hub.huggingface_hub.constants, "is_offline_mode", lambda: False)
@@ -512,7 +516,7 @@ def fake_hub(monkeypatch):
 
 def test_a_finished_export_is_pushed(finished, fake_hub):
     folder = stepcredit.export(finished, push_to_hub="me/mine", private=True)
-    created, uploaded = asked
+    created, uploaded = requests
     assert created == ("create", "me/mine", True, True)
     assert uploaded[:3] == ("upload", "me/mine", sorted(os.listdir(folder)))
     assert "otca, seed 0, 6 iterations" in uploaded[3]
@@ -523,14 +527,14 @@ def test_nothing_is_pushed_that_was_not_written_whole(finished, fake_hub):
     fake_hub.setattr("stepcredit.viewer.card.render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stepcredit.export(finished, push_to_hub="me/mine")
-    assert asked == []
+    assert requests == []
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(finished, fake_hub):
     fake_hub.setattr(Hub, "private", False)
     with pytest.raises(RunError, match=r"is public, and --private was asked for; nothing was uploaded"):
         stepcredit.export(finished, push_to_hub="me/mine", private=True)
-    assert [what for what, *_ in asked] == ["create"]
+    assert [what for what, *_ in requests] == ["create"]
 
 
 def refused(status):
@@ -567,7 +571,7 @@ def test_a_push_that_cannot_succeed_is_refused_before_anything_is_written(finish
     with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
         stepcredit.export(finished, push_to_hub="me/mine")
     assert not (finished / "export").exists()
-    assert asked == []
+    assert requests == []
 
 
 def opened(name, bases, **surface):
@@ -578,7 +582,8 @@ def opened(name, bases, **surface):
 @torch.no_grad()
 def apart(one, other):
     """How far two generators' velocities are from each other, in parts of their size."""
-    x, levels = noise_for(one), torch.tensor([0.95, 0.4])
+    x = noise_for(one)
+    levels = torch.tensor([0.95, 0.4])
     first, second = (policy.velocity(x, levels, policy.encode(PROMPTS)) for policy in (one, other))
     return (first - second).abs().max() / second.abs().max()
 
@@ -635,11 +640,12 @@ def test_a_start_that_is_not_there_is_refused_before_the_base_is_loaded(tmp_path
 def test_alpha_of_each_module_counts_and_what_is_not_known_is_refused(tmp_path):
     tensors = {"transformer.a.lora_A.weight": torch.ones(2, 3), "transformer.a.lora_B.weight": torch.ones(3, 2)}
     save_file({**tensors, "transformer.a.alpha": torch.tensor(8.0)}, tmp_path / "alpha.safetensors")
-    found = lora_file.read(tmp_path / "alpha.safetensors", "transformer")
-    assert found["a"].scale == 4
+    before = lora_file.read(tmp_path / "alpha.safetensors", "transformer")["a"]
+    assert before.scale == 4
     lora_file.fold(tmp_path / "alpha.safetensors", {})
     assert load_file(tmp_path / "alpha.safetensors").keys() == tensors.keys()
-    assert torch.equal(lora_file.read(tmp_path / "alpha.safetensors", "transformer")["a"].change(), found["a"].change())
+    after = lora_file.read(tmp_path / "alpha.safetensors", "transformer")["a"]
+    assert torch.equal(after.change(), before.change())
     notes = {"lora_adapter_metadata": json.dumps({"transformer.use_rslora": True, "transformer.lora_alpha": 2})}
     save_file(tensors, tmp_path / "other.safetensors", metadata=notes)
     with pytest.raises(WeightsError, match=r"use_rslora, which is not supported"):

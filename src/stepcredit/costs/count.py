@@ -1,43 +1,39 @@
 """What an iteration costs in work and memory, counted by running PyTorch on tensors that have shapes and no memory.
 
-The generator is built from configurations alone (`policies.blueprint`) and asked for one velocity, one gradient and
+The generator is built from configurations alone (`costs.blueprint`) and asked for one velocity, one gradient and
 one picture; the operations that run are counted and multiplied. No formula of a model is written down here.
 """
 
 import math
-import warnings
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import flop_registry
 
-from stepcredit.costs.blueprint import blueprint, guessed_lengths
-from stepcredit.errors import PromptError
-from stepcredit.policies.families import family_of
+from stepcredit.costs.blueprint import guessed_lengths
+from stepcredit.costs.meter import Meter, metered
+from stepcredit.costs.sketch import Encoding, decode, encode, gradient, sketch, velocity
+from stepcredit.costs.weights import FLOAT32, Weights, bytes_of, weigh
+from stepcredit.errors import Phase, PromptError
 from stepcredit.policies.generator import Generator
 from stepcredit.prompts.sources import Listed, from_settings
 from stepcredit.protocols import PromptSource
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, Key, Plan
-from stepcredit.settings.policies import Full, LoRA
+from stepcredit.settings.policies import LoRA
 
-Phase = Literal["text", "rollout", "decode", "update"]
-META = torch.device("meta")
-ATTENTION: Any = torch.ops.aten
+_WORDS = 20  # of a prompt that stands in for one that is not here
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a phase, beside what is there all the time: some whatever the batch, and some for each of a batch."""
+    """Bytes of a phase, beside what is there all the time: some whatever the batch, and some for each of a batch.
+
+    E.g. 3 GiB of decoded pictures and 0.4 GiB for each that is being decoded: `Need(3 * 2**30, 400 * 2**20, 2)`.
+    """
 
     fixed: int
     each: int
@@ -53,7 +49,9 @@ class Costs:
     """One iteration. FLOPs: a multiplication and an addition are two. An upper bound: pairs without credit are skipped,
     prompts that are in the text cache are not encoded again.
 
-    `resident` is on the device all the time, `waiting` in main memory, by part; `needs` come and go.
+    `resident` is on the device all the time, `waiting` in main memory, by part; `needs` come and go. E.g. `work`
+    {"rollout": 4_172_565_593_456_640, "update, forward": ...}, `resident` {"network": 23_802_816_640, ...}, `waiting`
+    {"text cache": 134_217_728}, `needs` {"update": Need(0, 10_986_495_296, 4), ...}, `pairs` 192.
     """
 
     work: Mapping[str, int]
@@ -90,162 +88,33 @@ def fitting_micro_batch(costs: Costs, available_bytes: int, phase: Phase = "upda
 def count_costs(recipe: Recipe) -> Costs:
     """Count the first iteration of a recipe; no weights are loaded."""
     policy = sketch(recipe)
-    plan = _plan(recipe, policy)
-    bytes_of = _Weights(recipe, policy)
+    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
+    plan = first_plan(recipe, policy.trainable(levels))
+    reference = uses_reference(recipe)
+    # Before anything is metered: weighing puts the gradients there, which are resident and no phase's own.
+    weights = weigh(recipe, policy, reference=reference)
     prompts, missing = _prompts(recipe)
-    drawn = prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0)
-    text, told = encode(policy, drawn)
-    text_batch = policy.family.text_batch
-    calls = Counter(policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift)))
-    samples, passes = recipe.rollout.prompts * recipe.rollout.group_size, recipe.training.passes
-    kl = recipe.method.objective.asks_reference
-    trained = _by_network(policy, recipe, plan)
-
-    work = Counter({"text encoding": text.flops})
-    rollout_each = update_each = 0
-    for name, steps in calls.items():
-        forward = measure(lambda name=name: velocity(policy, told, name))
-        rollout_each = max(rollout_each, forward.peak)
-        work["rollout"] += samples * steps * forward.flops
-        pairs = trained[name] * passes
-        if pairs == 0:
-            continue
-        both = measure(lambda name=name: gradient(policy, told, name))
-        update_each = max(update_each, both.peak)
-        work["update, forward"] += pairs * forward.flops
-        work["update, backward"] += pairs * (both.flops - forward.flops)
-        if kl:
-            switched_off = policy.reference() if isinstance(recipe.policy.surface, LoRA) else nullcontext()
-            with switched_off:
-                work["reference (KL)"] += pairs * measure(lambda name=name: velocity(policy, told, name)).flops
-    latent = torch.empty(1, *policy.latent_shape(), device=META)
-    pictures: list[Tensor] = []
-    decoded = measure(lambda: pictures.append(policy.decode(latent)))
-    work["decoding"] = samples * decoded.flops
-
-    store = samples * latent.numel() * 4 * (2 * recipe.rollout.steps + 2)
-    out = pictures[0].numel() * 4
-    micro = min(recipe.rollout.micro_batch, samples)
-    per_update = math.ceil(plan.trained.sum().item() / recipe.training.updates)
-    row = sum(tensor[0].numel() * tensor.element_size() for tensor in told.tensors.values())
+    encoding, condition = encode(policy, prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0))
+    deciders = policy.family.deciding(levels)
+    networks = [
+        _Network.metered(policy, condition, name, steps=_steps_of(name, deciders, plan), reference=reference)
+        for name in dict.fromkeys(deciders)
+    ]
+    phases = _Metered(encoding, networks, *decode(policy))
+    cached = min(recipe.policy.text_cache, len(prompts.prompts))
     return Costs(
-        work=dict(work),
-        resident=bytes_of.resident | {"trajectories": store},
-        waiting=bytes_of.waiting | {"text cache": row * min(recipe.policy.text_cache, len(prompts.prompts))},
-        needs={
-            "text": Need(
-                bytes_of.waiting.get("text encoders", 0), text.peak // min(text_batch, len(drawn)), text_batch
-            ),
-            "rollout": Need(0, rollout_each, micro),
-            "decode": Need(
-                3 * micro * out + bytes_of.waiting.get("autoencoder", 0),  # itself, and twice while bytes are made
-                decoded.peak,
-                min(recipe.policy.decode_batch, micro),
-            ),
-            "update": Need(bytes_of.copies, update_each, min(recipe.training.micro_batch, per_update)),
-        },
+        work=_work(recipe, phases),
+        resident={**weights.resident, "trajectories": _trajectories(recipe, policy)},
+        waiting={**weights.waiting, "text cache": cached * _row(condition)},
+        needs=_needs(recipe, plan, weights, phases),
         pairs=int(plan.trained.sum()),
         guessed_texts=guessed_lengths(policy.pipe),
         missing=missing,
     )
 
 
-class Meter(TorchDispatchMode):
-    """Counts the work of operations while it is entered, and the bytes of the tensors that they make and that live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.live = self.peak = 0
-        self._storages: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        before = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        out = func(*args, **kwargs)
-        if func._overloadpacket in flop_registry:
-            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.device == META:
-                self._see(_storage(leaf), before)
-        return out
-
-    def _see(self, storage: Any, before: set[int]) -> None:
-        """A storage that no operand had is new; it is known until it is freed."""
-        key, size = storage._cdata, storage.nbytes()
-        if key in before or key in self._storages:
-            return
-        self._storages.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size).atexit = False
-
-    def _forget(self, key: int, size: int) -> None:
-        self._storages.discard(key)
-        self.live -= size
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Inside, attention is as GPUs do it: on the meta device PyTorch would multiply the whole matrix out and keep it.
-    A function is replaced, since modes of PyTorch do not reach what checkpointing computes again."""
-    own = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = _fused  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = own
-
-
-def _fused(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    del dropout_p  # the generator is in evaluation mode
-    if enable_gqa:
-        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-    if attn_mask is None:
-        return ATTENTION._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]
-    bias = attn_mask.to(query.dtype).expand(*query.shape[:3], key.shape[2])
-    return ATTENTION._scaled_dot_product_efficient_attention(
-        query, key, value, bias, True, 0.0, is_causal, scale=scale
-    )[0]
-
-
-def measure(call: Callable[[], object]) -> Meter:
-    """Work and peak of a call on the meta device."""
-    with fused_attention(), Meter() as meter:
-        call()
-    return meter
-
-
-def sketch(recipe: Recipe) -> Generator:
-    """The recipe's generator without weights."""
-    surface = recipe.policy.surface
-    if isinstance(surface, LoRA):
-        surface = surface.model_copy(update={"start": None})
-    settings = recipe.policy.model_copy(
-        update={"device": "meta", "offload": (), "attention": None, "surface": surface, "text_cache": 2**30}
-    )
-    family = family_of(settings)
-    return Generator(family, settings, pipe=blueprint(settings, family))
-
-
-def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
-    """The recipe's prompts; where they are not here yet, stand-ins and the reason."""
-    try:
-        return from_settings(recipe.prompts), None
-    except PromptError as error:
-        words = " ".join(["word"] * 19)
-        return Listed([f"{words} {index}" for index in range(recipe.rollout.prompts)]), str(error)
-
-
-def _plan(recipe: Recipe, policy: Generator) -> Plan:
+def first_plan(recipe: Recipe, trainable: Bool[Tensor, " N"] | None = None) -> Plan:
+    """The plan of the first iteration; `trainable` are the steps that a trained network decides, by default all."""
     rollout = recipe.rollout
     return recipe.method.plan.draw(
         recipe.method.sampler,
@@ -253,117 +122,139 @@ def _plan(recipe: Recipe, policy: Generator) -> Plan:
         prompts=rollout.prompts,
         group_size=rollout.group_size,
         key=Key(recipe.seed, iteration=0),
-        trainable=policy.trainable(policy.levels(rollout.steps, rollout.shift)),
+        trainable=trainable,
     )
 
 
-def _by_network(policy: Generator, recipe: Recipe, plan: Plan) -> Counter[str]:
-    """Trained pairs of each network."""
-    names = policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift))
-    found: Counter[str] = Counter()
-    for name, pairs in zip(names, plan.trained.sum((0, 1)).tolist(), strict=True):
-        found[name] += pairs
-    return found
+def uses_reference(recipe: Recipe) -> bool:
+    """Whether the method asks the frozen policy as well, at every trained pair."""
+    return recipe.method.objective.asks_reference
 
 
-def velocity(policy: Generator, told: Condition, network: str, count: int = 1) -> None:
-    with torch.no_grad():
-        _forward(policy, told, network, count)
+def samples_of(recipe: Recipe) -> int:
+    """Pictures or videos of one iteration."""
+    return recipe.rollout.prompts * recipe.rollout.group_size
 
 
-def gradient(policy: Generator, told: Condition, network: str, count: int = 1) -> None:
-    found = _forward(policy, told, network, count)
-    found.backward(torch.empty_like(found))
-
-
-def _forward(policy: Generator, told: Condition, network: str, count: int) -> Tensor:
-    rows = Condition({name: tensor[:1].expand(count, *tensor.shape[1:]) for name, tensor in told.tensors.items()})
-    latents = torch.empty(count, *policy.latent_shape(), device=META)
-    with policy.alone(network):
-        return policy.velocity(latents, torch.empty(count, device=META), rows)
-
-
-def encode(policy: Generator, prompts: list[str]) -> tuple[Meter, Condition]:
-    """Work and peak of the text encoders, and what a network is told. The pipeline's own handling of texts, which looks
-    at values, runs on the CPU with zeros; only the encoders are without memory."""
-    encoders = [getattr(policy.pipe, name) for name in policy.family.encoders]
-    policy.family.device = torch.device("cpu")
-    with _shadows([encoder for encoder in encoders if encoder is not None]) as meter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of prompts that are cut: training says it
-        told = policy.encode(prompts)
-    policy.family.device = META
-    return meter, told
-
-
-@contextmanager
-def _shadows(encoders: list[Any]) -> Iterator[Meter]:
-    """Inside, encoders return zeros; the meter knows what they would have done."""
-    total = Meter()
-
-    def shadow(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            ids, *_ = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-            flags = {name: value for name, value in kwargs.items() if not isinstance(value, Tensor)}
-            found: list[Any] = []
-            with torch.no_grad():  # without its mask: padding is computed, too
-                seen = measure(lambda: found.append(forward(ids.to(META), **flags)))
-            total.flops += seen.flops
-            total.peak = max(total.peak, seen.peak)
-            return tree_map(_zeros, found[0])
-
-        return run
-
-    for encoder in encoders:
-        encoder.forward = shadow(encoder.forward)
+def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
+    """The recipe's prompts; where they are not here yet, stand-ins and the reason."""
     try:
-        yield total
-    finally:
-        for encoder in encoders:
-            del encoder.forward
+        return from_settings(recipe.prompts), None
+    except PromptError as error:
+        words = " ".join(["word"] * (_WORDS - 1))
+        # Each ends with a number of its own: equal prompts would be encoded once.
+        return Listed([f"{words} {index}" for index in range(recipe.rollout.prompts)]), str(error)
 
 
-def _zeros(leaf: Any) -> Any:
-    return torch.zeros((), dtype=leaf.dtype).expand(leaf.shape) if isinstance(leaf, Tensor) else leaf
+@dataclass(frozen=True)
+class _Steps:
+    """What one network has to do for one sample's trajectory and for the whole plan, e.g. `_Steps(16, 192)`."""
+
+    sampled: int
+    trained_pairs: int
 
 
-class _Weights:
-    """Bytes of parameters and what hangs on them, by part; `copies` are made for each update batch."""
-
-    def __init__(self, recipe: Recipe, policy: Generator) -> None:
-        trained = policy.parameters()
-        ours = {id(parameter) for parameter in trained}
-        networks = {id(network) for network in policy.family.networks().values()}
-        frozen: Counter[str] = Counter()
-        for name, module in policy.pipe.components.items():
-            if isinstance(module, torch.nn.Module):
-                part = "network" if id(module) in networks else "autoencoder" if name == "vae" else "text encoders"
-                frozen[part] += sum(_size(p) for p in module.parameters() if id(p) not in ours)
-        away = {"vae": "autoencoder", "text_encoders": "text encoders"}
-        offload = () if recipe.policy.device == "cpu" else recipe.policy.offload
-        self.waiting = {away[name]: frozen.pop(away[name]) for name in offload}
-        count, full = sum(p.numel() for p in trained), isinstance(recipe.policy.surface, Full)
-        self.resident = {
-            **frozen,
-            "trained weights": 4 * count,
-            "gradients": 4 * count,
-            "moments of AdamW": 8 * count,
-        }
-        if recipe.training.ema is not None:
-            self.resident["moving average"] = 4 * count
-        if full and recipe.method.objective.asks_reference:
-            self.resident["reference"] = frozen["network"] + 4 * count
-        self.resident = {part: size for part, size in self.resident.items() if size}
-        self.copies = 0
-        for parameter in trained:
-            if full and policy.dtype != torch.float32:  # autocast computes with a copy, and keeps it for the backward
-                parameter.data = parameter.data.to(policy.dtype)
-                self.copies += _size(parameter)
-            parameter.grad = torch.empty_like(parameter)
+def _steps_of(network: str, deciders: Sequence[str], plan: Plan) -> _Steps:
+    """The part of a plan that this network decides; `deciders` names one for each step."""
+    pairs_by_step = plan.trained.sum((0, 1)).tolist()
+    pairs = [count for name, count in zip(deciders, pairs_by_step, strict=True) if name == network]
+    return _Steps(sampled=len(pairs), trained_pairs=sum(pairs))
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+@dataclass(frozen=True)
+class _Network:
+    """A network's steps, and what one sample takes of it; None where that is never asked for."""
+
+    steps: _Steps
+    forward: Meter
+    update: Meter | None
+    """Forward and backward."""
+    reference: Meter | None
+
+    @classmethod
+    def metered(
+        cls, policy: Generator, condition: Condition, name: str, *, steps: _Steps, reference: bool
+    ) -> "_Network":
+        with metered() as forward:
+            velocity(policy, condition, name)
+        if steps.trained_pairs == 0:  # an expert that samples only
+            return cls(steps, forward, None, None)
+        with metered() as update:
+            gradient(policy, condition, name)
+        return cls(steps, forward, update, _reference(policy, condition, name) if reference else None)
 
 
-def _storage(tensor: Tensor) -> Any:
-    return tensor.untyped_storage()
+def _reference(policy: Generator, condition: Condition, name: str) -> Meter:
+    """What the frozen policy takes: the network without its LoRA, or a copy of it that costs as much as itself."""
+    # The copy of full training is not made: it would be one more module of that size, and its forward is the same.
+    frozen = policy.reference() if isinstance(policy.settings.surface, LoRA) else nullcontext()
+    with frozen, metered() as meter:
+        velocity(policy, condition, name)
+    return meter
+
+
+@dataclass(frozen=True)
+class _Metered:
+    """What was metered of every phase: the prompts together, one sample of each network, one picture."""
+
+    encoding: Encoding
+    networks: Sequence[_Network]
+    decoding: Meter
+    picture: Tensor
+
+
+def _work(recipe: Recipe, phases: _Metered) -> dict[str, int]:
+    """FLOPs of one iteration by kind, in the order in which they are shown."""
+    samples = samples_of(recipe)
+    work = Counter({"text encoding": phases.encoding.flops})
+    for network in phases.networks:
+        work["rollout"] += samples * network.steps.sampled * network.forward.flops
+        pairs = network.steps.trained_pairs * recipe.training.passes
+        if network.update is not None:
+            work["update, forward"] += pairs * network.forward.flops
+            work["update, backward"] += pairs * (network.update.flops - network.forward.flops)
+        if network.reference is not None:
+            work["reference (KL)"] += pairs * network.reference.flops
+    work["decoding"] = samples * phases.decoding.flops
+    return dict(work)
+
+
+def _needs(recipe: Recipe, plan: Plan, weights: Weights, phases: _Metered) -> dict[Phase, Need]:
+    """What each phase takes while it runs; parts that wait in main memory are on the device then."""
+    micro = min(recipe.rollout.micro_batch, samples_of(recipe))
+    # Of one optimiser step: no micro-batch is larger.
+    pairs_per_update = math.ceil(plan.trained.sum().item() / recipe.training.updates)
+    encoding = phases.encoding
+    updates = [network.update.peak for network in phases.networks if network.update is not None]
+    # Pictures are there three times while they become bytes: as decoded, without NaN, and as 0 to 255.
+    pictures = 3 * micro * phases.picture.numel() * FLOAT32
+    return {
+        "text": Need(
+            fixed=weights.waiting.get("text encoders", 0),
+            each=encoding.peak // min(encoding.batch, encoding.prompts),
+            batch=encoding.batch,
+        ),
+        "rollout": Need(fixed=0, each=max(network.forward.peak for network in phases.networks), batch=micro),
+        "decode": Need(
+            fixed=pictures + weights.waiting.get("autoencoder", 0),
+            each=phases.decoding.peak,
+            batch=min(recipe.policy.decode_batch, micro),
+        ),
+        "update": Need(
+            fixed=weights.copies,
+            each=max(updates, default=0),
+            batch=min(recipe.training.micro_batch, pairs_per_update),
+        ),
+    }
+
+
+def _trajectories(recipe: Recipe, policy: Generator) -> int:
+    """Bytes that the rollout leaves for the update."""
+    numbers = math.prod(policy.latent_shape())
+    # N + 1 latents, N velocities and the clean end of each sample.
+    return samples_of(recipe) * numbers * FLOAT32 * (2 * recipe.rollout.steps + 2)
+
+
+def _row(condition: Condition) -> int:
+    """Bytes of one prompt's embeddings."""
+    return sum(bytes_of(tensor[0]) for tensor in condition.tensors.values())

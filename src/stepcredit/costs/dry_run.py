@@ -1,21 +1,31 @@
 """What a recipe will do, counted before anything is loaded: `stepcredit train --dry-run`."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from stepcredit.costs.count import Costs, count_costs
+from stepcredit.costs.count import Costs, count_costs, first_plan, samples_of, uses_reference
 from stepcredit.recipe.load import to_yaml
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Key
+
+_BACKWARD = 2  # forwards that a backward costs: one product for the inputs, one for the weights
+_WORK = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
+_SIZES = {"GiB": 2**30, "MiB": 2**20}
+# Unit, its seconds, and the least that is shown in it: 90 min are told better than 1.5 h.
+_TIMES = (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 1))
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Counts of one iteration."""
+    """Counts of one iteration.
+
+    Of 4 prompts x 8 in 10 steps, all but the last trained, in micro-batches of 16 and 32: `samples` 32,
+    `rollout_calls` 320, `pairs` 288, `update_calls` 288, `reference_calls` 0, `optimiser_steps` 1, `rollout_batches`
+    20, `update_batches` 9.
+    """
 
     samples: int
     rollout_calls: int
@@ -28,34 +38,30 @@ class Geometry:
 
     @property
     def forward_equivalents(self) -> int:
-        """Network cost in forwards: a trained pair costs one forward and a backward of about two."""
-        return self.rollout_calls + 3 * self.update_calls + self.reference_calls
+        """Network cost in forwards."""
+        return self.rollout_calls + (1 + _BACKWARD) * self.update_calls + self.reference_calls
 
 
 def count(recipe: Recipe, pairs: int | None = None) -> Geometry:
     """Count one iteration; an upper bound, since pairs without credit are skipped. `pairs` are the trained ones, where
     the model decides that as well: one of two experts."""
-    rollout, training = recipe.rollout, recipe.training
-    plan = recipe.method.plan.draw(
-        recipe.method.sampler,
-        steps=rollout.steps,
-        prompts=rollout.prompts,
-        group_size=rollout.group_size,
-        key=Key(recipe.seed, iteration=0),
-    )
-    samples = rollout.prompts * rollout.group_size
-    pairs = int(plan.trained.sum()) if pairs is None else pairs
-    per_update = -(-pairs // training.updates)
-    uses_reference = recipe.method.objective.asks_reference
+    rollout = recipe.rollout
+    training = recipe.training
+    samples = samples_of(recipe)
+    if pairs is None:
+        pairs = int(first_plan(recipe).trained.sum())
+    optimiser_steps = training.updates * training.passes
+    # Pairs are dealt to the optimiser steps of a pass, and each step's share is cut into micro-batches.
+    batches_per_step = math.ceil(math.ceil(pairs / training.updates) / training.micro_batch)
     return Geometry(
         samples=samples,
         rollout_calls=samples * rollout.steps,
         pairs=pairs,
         update_calls=pairs * training.passes,
-        reference_calls=pairs * training.passes if uses_reference else 0,
-        optimiser_steps=training.updates * training.passes,
-        rollout_batches=-(-samples // rollout.micro_batch) * rollout.steps,
-        update_batches=-(-per_update // training.micro_batch) * training.updates * training.passes,
+        reference_calls=pairs * training.passes if uses_reference(recipe) else 0,
+        optimiser_steps=optimiser_steps,
+        rollout_batches=math.ceil(samples / rollout.micro_batch) * rollout.steps,
+        update_batches=batches_per_step * optimiser_steps,
     )
 
 
@@ -64,73 +70,90 @@ def show(recipe: Recipe, console: Console, *, peak_tflops: float, utilisation: f
     costs = count_costs(recipe)
     geometry = count(recipe, costs.pairs)
     console.print(Syntax(to_yaml(recipe), "yaml", background_color="default"))
-    table = Table("one iteration", "", box=None, pad_edge=False, header_style="bold")
-    rollout = recipe.rollout
-    table.add_row(
-        f"{recipe.policy.medium}s", f"{geometry.samples:,} = {rollout.prompts} prompts x {rollout.group_size}"
+    console.print(_iteration(recipe, geometry))
+    console.print()
+    console.print(_work_by_phase(costs, peak_tflops * 1e12 * utilisation))
+    _say(
+        console,
+        f"Time at {utilisation:.0%} of {peak_tflops:,g} TFLOP/s; --utilisation and --peak-tflops change it. "
+        f"Rewards are not counted.{_guesses(costs)}",
     )
-    table.add_row("trained (sample, step) pairs", f"{geometry.pairs:,}")
-    table.add_row("optimiser steps", f"{geometry.optimiser_steps}")
-    table.add_row("rollout", f"{geometry.rollout_calls:,} network calls in {geometry.rollout_batches} batches")
-    table.add_row(
-        "update", f"{geometry.update_calls:,} network calls with gradient in {geometry.update_batches} batches"
-    )
-    table.add_row("reference (KL)", f"{geometry.reference_calls:,} network calls")
-    table.add_row("cost", f"{geometry.forward_equivalents:,} forward-equivalents")
-    console.print(table)
-    show_costs(costs, console, peak_tflops=peak_tflops, utilisation=utilisation)
-    whole = geometry.forward_equivalents * recipe.training.iterations
+    console.print()
+    console.print(_memory_by_part(costs))
+    waiting = ", ".join(f"{part} {gibibytes(size)}" for part, size in costs.waiting.items())
+    _say(console, f"In main memory: {waiting}.")
     seconds = costs.seconds(peak_tflops=peak_tflops, utilisation=utilisation) * recipe.training.iterations
-    ends = f"; it ends once {recipe.training.budget:,} are spent" if recipe.training.budget is not None else ""
-    console.print(
-        f"\nwhole run: {recipe.training.iterations} iterations, "
-        f"{geometry.samples * recipe.training.iterations:,} {recipe.policy.medium}s, {whole:,} forward-equivalents, "
-        f"{work(costs.flops * recipe.training.iterations)}, {duration(seconds)}{ends}. "
-        "Nothing was loaded or written.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(console, f"\n{_whole_run(recipe, geometry, costs, seconds)} Nothing was loaded or written.")
 
 
-def show_costs(costs: Costs, console: Console, *, peak_tflops: float, utilisation: float) -> None:
-    """Work by phase and memory by part, as two tables."""
-    table = Table("work of an iteration", "", "", "time", box=None, pad_edge=False, header_style="bold")
-    rate = peak_tflops * 1e12 * utilisation
+def _iteration(recipe: Recipe, geometry: Geometry) -> Table:
+    """How often everything is done in one iteration."""
+    rollout = recipe.rollout
+    table = _table("one iteration", "")
+    for what, times in {
+        f"{recipe.policy.medium}s": f"{geometry.samples:,} = {rollout.prompts} prompts x {rollout.group_size}",
+        "trained (sample, step) pairs": f"{geometry.pairs:,}",
+        "optimiser steps": f"{geometry.optimiser_steps}",
+        "rollout": f"{geometry.rollout_calls:,} network calls in {geometry.rollout_batches} batches",
+        "update": f"{geometry.update_calls:,} network calls with gradient in {geometry.update_batches} batches",
+        "reference (KL)": f"{geometry.reference_calls:,} network calls",
+        "cost": f"{geometry.forward_equivalents:,} forward-equivalents",
+    }.items():
+        table.add_row(what, times)
+    return table
+
+
+def _work_by_phase(costs: Costs, rate: float) -> Table:
+    """Work, its share and its time at so many FLOP/s."""
+    table = _table("work of an iteration", "", "", "time")
     for phase, flops in costs.work.items():
         table.add_row(phase, work(flops), f"{flops / costs.flops:.1%}", duration(flops / rate))
     table.add_row("all", work(costs.flops), "", duration(costs.flops / rate), style="bold")
-    console.print()
-    console.print(table)
-    rewards = "Rewards are not counted."
-    texts = " Lengths of texts are guessed: the tokenizer is not on this machine." if costs.guessed_texts else ""
-    if costs.missing is not None:
-        texts += f" Prompts of twenty words stand in for the recipe's: {costs.missing}."
-    console.print(
-        f"Time at {utilisation:.0%} of {peak_tflops:,g} TFLOP/s; --utilisation and --peak-tflops change it. "
-        f"{rewards}{texts}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table("memory of the device", "", "", box=None, pad_edge=False, header_style="bold")
+    return table
+
+
+def _memory_by_part(costs: Costs) -> Table:
+    """What is on the device all the time, what each phase adds, and the worst moment."""
+    table = _table("memory of the device", "", "")
     for part, size in costs.resident.items():
         table.add_row(part, gibibytes(size), "")
     for phase, need in costs.needs.items():
         fixed = f" + {gibibytes(need.fixed)}" if need.fixed else ""
         table.add_row(f"while it runs: {phase}", gibibytes(need.total), f"{need.batch} x {gibibytes(need.each)}{fixed}")
     table.add_row("at most", gibibytes(costs.peak), "", style="bold")
-    console.print()
-    console.print(table)
-    _waiting(costs.waiting, console)
+    return table
 
 
-def _waiting(parts: Mapping[str, int], console: Console) -> None:
-    told = ", ".join(f"{part} {gibibytes(size)}" for part, size in parts.items())
-    console.print(f"In main memory: {told}.", highlight=False, soft_wrap=True)
+def _guesses(costs: Costs) -> str:
+    """What the count had to assume, as sentences."""
+    # Prompts that were guessed have lengths that were guessed as well, but each has its own way out.
+    texts = " Lengths of texts are guessed: the tokenizer is not on this machine." if costs.guessed_texts else ""
+    prompts = f" Prompts of twenty words stand in for the recipe's: {costs.missing}." if costs.missing else ""
+    return texts + prompts
+
+
+def _whole_run(recipe: Recipe, geometry: Geometry, costs: Costs, seconds: float) -> str:
+    training = recipe.training
+    ends = f"; it ends once {training.budget:,} are spent" if training.budget is not None else ""
+    return (
+        f"whole run: {training.iterations} iterations, {geometry.samples * training.iterations:,} "
+        f"{recipe.policy.medium}s, {geometry.forward_equivalents * training.iterations:,} forward-equivalents, "
+        f"{work(costs.flops * training.iterations)}, {duration(seconds)}{ends}."
+    )
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
+
+
+def _say(console: Console, sentence: str) -> None:
+    """A sentence as it is: numbers in one colour, and one line however narrow the terminal."""
+    console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def work(flops: int) -> str:
     """FLOPs in the largest unit that leaves a number above 1."""
-    for unit, size in {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}.items():
+    for unit, size in _WORK.items():
         if flops >= size:
             return f"{flops / size:,.4g} {unit}"
     return f"{flops / 1e6:,.4g} MFLOP"
@@ -138,7 +161,7 @@ def work(flops: int) -> str:
 
 def gibibytes(size: int) -> str:
     """Bytes for people."""
-    for unit, least in {"GiB": 2**30, "MiB": 2**20}.items():
+    for unit, least in _SIZES.items():
         if size >= least:
             return f"{size / least:,.1f} {unit}"
     return f"{size / 2**10:,.1f} KiB"
@@ -146,7 +169,7 @@ def gibibytes(size: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
-    for unit, size, least in (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 1)):
+    for unit, size, least in _TIMES:
         if seconds >= least:
             return f"{seconds / size:,.3g} {unit}"
     return f"{seconds * 1000:,.3g} ms"

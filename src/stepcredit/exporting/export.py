@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from stepcredit.settings.policies import LoRA
 from stepcredit.training import checkpoint
 
 _LIST = "stepcredit.json"
-_ORIGIN = ("_name_or_path", "name_or_path")  # where transformers and diffusers write the folder that they loaded
+_ORIGIN = ("_name_or_path", "name_or_path")  # keys of a configuration that say where it was loaded from
 
 
 def export(
@@ -56,39 +57,19 @@ def export(
     if private and push_to_hub is None:
         raise RecipeError("private says how to upload; it goes with --push-to-hub OWNER/NAME")
     if push_to_hub is not None:
-        hub.check(push_to_hub)
+        hub.check(push_to_hub)  # before minutes are spent on what could not be uploaded
     reader = RunReader(run)
     recipe = load_recipe(reader.path / "run.yaml")
-    checkpoints = reader.path / "checkpoints"
-    chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
-    weights: Weights = "average" if (chosen / "average").is_dir() and not raw else "trained"
-    source = chosen / ("average" if weights == "average" else "adapter")
+    chosen = _choose(reader.path / "checkpoints", iteration, raw=raw)
     folder = Path(out) if out is not None else reader.path / "export"
+    # Not resolved: where the folder is a link, the link's own place is meant, and its name goes into the card.
     target = Path(os.path.abspath(folder))
     _refuse(target)
     writing = target.with_name(f".{target.name}.writing")
-    notes = _notes(reader, recipe, int(chosen.name), weights)
-    kind: Kind = "merged" if merged else "lora" if isinstance(recipe.policy.surface, LoRA) else "full"
     try:
-        shutil.rmtree(writing, ignore_errors=True)
+        shutil.rmtree(writing, ignore_errors=True)  # of an export that was cut off
         writing.mkdir(parents=True)
-        networks = _networks(source, recipe)
-        if merged:
-            _merge(source, networks, recipe, writing)
-        else:
-            shutil.copytree(source, writing, dirs_exist_ok=True)
-        _annotate(writing, kind, _files(writing, kind, networks, recipe), notes)
-        exported = Exported(
-            kind=kind,
-            iteration=int(chosen.name),
-            weights=weights,
-            networks=networks,
-            where=push_to_hub or target.name,
-            picture=_picture(reader, writing, int(chosen.name), weights),
-        )
-        write_text(writing / "README.md", card.render(reader, recipe, exported))
-        files = sorted(path.relative_to(writing).as_posix() for path in writing.rglob("*") if path.is_file())
-        write_json(writing / _LIST, {**notes, "files": [*files, _LIST]})
+        _write(reader, recipe, chosen, writing, kind=_kind(recipe, merged=merged), where=push_to_hub or target.name)
         _put(writing, target)
     except StepcreditError:
         raise
@@ -97,28 +78,79 @@ def export(
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     if push_to_hub is not None:
-        message = f"{recipe.method_name}, seed {recipe.seed}, {int(chosen.name)} iterations (stepcredit)"
+        message = f"{recipe.method_name}, seed {recipe.seed}, {chosen.iteration} iterations (stepcredit)"
         hub.upload(folder, push_to_hub, private=private, message=message)
     return folder
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The weights of a run that leave, e.g. `_Chosen(400, "average", Path("RUN/checkpoints/000400/average"))`."""
+
+    iteration: int
+    weights: Weights
+    folder: Path
+
+
+def _choose(checkpoints: Path, iteration: int | None, *, raw: bool) -> _Chosen:
+    """A checkpoint's weights: the moving average where there is one and the last weights are not asked for."""
+    path = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
+    if (path / "average").is_dir() and not raw:
+        return _Chosen(int(path.name), "average", path / "average")
+    return _Chosen(int(path.name), "trained", path / "adapter")
+
+
+def _kind(recipe: Recipe, *, merged: bool) -> Kind:
+    if merged:
+        return "merged"
+    return "lora" if isinstance(recipe.policy.surface, LoRA) else "full"
+
+
+def _write(reader: RunReader, recipe: Recipe, chosen: _Chosen, writing: Path, *, kind: Kind, where: str) -> None:
+    """Everything that an export holds, into a folder that is not yet in its place."""
+    networks = _networks(chosen.folder, recipe)
+    if kind == "merged":
+        _merge(chosen.folder, networks, recipe, writing)
+    else:
+        shutil.copytree(chosen.folder, writing, dirs_exist_ok=True)
+    notes = _notes(reader, recipe, chosen)
+    _annotate(_files(writing, kind, networks, recipe), kind, notes)
+    _forget_places(writing)
+    exported = Exported(
+        kind=kind,
+        iteration=chosen.iteration,
+        weights=chosen.weights,
+        networks=networks,
+        where=where,
+        picture=_picture(reader, writing, chosen),
+    )
+    write_text(writing / "README.md", card.render(reader, recipe, exported))
+    # Last, so that it names everything: a later export replaces these files and no others.
+    files = sorted(path.relative_to(writing).as_posix() for path in writing.rglob("*") if path.is_file())
+    write_json(writing / _LIST, {**notes, "files": [*files, _LIST]})
 
 
 def _refuse(target: Path) -> None:
     """An error unless there is nothing, or an earlier export and nothing else."""
     if not target.exists():
         return
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    try:
-        mine = set(json.loads((target / _LIST).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        mine = set()
-    others = sorted(found - mine)
-    if not target.is_dir() or others:
-        what = f"holds {others[0]}, which is no part of an export" if others else "is a file"
+    present = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    foreign = sorted(present - _listed(target))
+    if not target.is_dir() or foreign:
+        what = f"holds {foreign[0]}, which is no part of an export" if foreign else "is a file"
         raise RunError(f"{target} {what}; nothing was changed. Choose another folder with --out, or remove it")
 
 
-def _notes(reader: RunReader, recipe: Recipe, iteration: int, weights: Weights) -> dict[str, str]:
-    """What the weights are: flat, for the metadata of the files."""
+def _listed(target: Path) -> set[str]:
+    """The files that an earlier export put here; none where there was no such export."""
+    try:
+        return set(json.loads((target / _LIST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()  # not our list, whatever it is: then nothing here may be replaced
+
+
+def _notes(reader: RunReader, recipe: Recipe, chosen: _Chosen) -> dict[str, str]:
+    """What the weights are, flat: the metadata of a safetensors file maps texts to texts."""
     base = Base.of(recipe.policy)
     return {
         "stepcredit": card.version(reader) or "unknown",
@@ -126,14 +158,14 @@ def _notes(reader: RunReader, recipe: Recipe, iteration: int, weights: Weights) 
         "base_revision": recipe.policy.revision or ("not pinned" if base.hub else "none"),
         "method": recipe.method_name,
         "seed": str(recipe.seed),
-        "iteration": str(iteration),
-        "weights": "moving average" if weights == "average" else "last",
+        "iteration": str(chosen.iteration),
+        "weights": "moving average" if chosen.weights == "average" else "last",
         "trigger_words": "none needed",
     }
 
 
 def _networks(source: Path, recipe: Recipe) -> tuple[str, ...]:
-    """The networks that a checkpoint's folder has weights of."""
+    """The networks that a checkpoint's folder has weights of; of two experts a run may have trained either or both."""
     family = family_of(recipe.policy)
     if isinstance(recipe.policy.surface, LoRA):
         networks = tuple(name for name, file in family.lora_files(source).items() if file.is_file())
@@ -148,11 +180,13 @@ def _merge(source: Path, networks: tuple[str, ...], recipe: Recipe, writing: Pat
     """The base with the trained weights in place, in the dtype of the recipe."""
     family = family_of(recipe.policy)
     pipe: Any = load_pipeline(recipe.policy, family)
+    files = family.lora_files(source)
     for name in networks:
         network = getattr(pipe, name)
         if isinstance(recipe.policy.surface, LoRA):
-            lora_file.merge(network, lora_file.read(family.lora_files(source)[name], family.lora_prefix()))
+            lora_file.merge(network, lora_file.read(files[name], family.lora_prefix()))
         else:
+            # Trained in float32; the base's dtype is what the rest of the pipeline is written in.
             trained = type(network).from_pretrained(source / name, dtype=network.dtype, use_safetensors=True)
             pipe.register_modules(**{name: trained})
     pipe.save_pretrained(writing, safe_serialization=True)
@@ -166,26 +200,31 @@ def _files(writing: Path, kind: Kind, networks: tuple[str, ...], recipe: Recipe)
     return [path for name in networks for path in (writing / name).glob("*.safetensors")]
 
 
-def _annotate(writing: Path, kind: Kind, files: list[Path], notes: Mapping[str, str]) -> None:
-    """The notes into the files of the trained networks, a LoRA's scale into its B; a machine's folders out of all."""
+def _annotate(files: list[Path], kind: Kind, notes: Mapping[str, str]) -> None:
+    """The notes into the files of the trained networks, and a LoRA's scale into its B."""
     for path in files:
         if kind == "lora":
             lora_file.fold(path, notes)
         else:
             lora_file.annotate(path, notes)
+
+
+def _forget_places(writing: Path) -> None:
+    """Take this machine's folders out of the configurations: a card is public, and says whose machine it was."""
+    # transformers and diffusers write down which folder they loaded. Ids of the hub stay: they say what the base is.
     for path in writing.rglob("*.json"):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and any(card.is_place(str(data.get(key, ""))) for key in _ORIGIN):
-            named = {key: card.last_name(str(data[key])) for key in _ORIGIN if key in data}
-            write_json(path, {**data, **named})
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and any(card.is_place(str(config.get(key, ""))) for key in _ORIGIN):
+            named = {key: card.last_name(str(config[key])) for key in _ORIGIN if key in config}
+            write_json(path, {**config, **named})
 
 
-def _picture(reader: RunReader, writing: Path, iteration: int, weights: Weights) -> str | None:
+def _picture(reader: RunReader, writing: Path, chosen: _Chosen) -> str | None:
     """The run's picture of before and after, if it shows these weights."""
     result = reader.result()
-    if result is None or (result["iteration"], result["weights"]) != (iteration, weights):
+    if result is None or (result["iteration"], result["weights"]) != (chosen.iteration, chosen.weights):
         return None
-    for name in ("before_after.webp", "before_after.png"):
+    for name in ("before_after.webp", "before_after.png"):  # of videos, of pictures
         if (reader.path / name).is_file():
             shutil.copyfile(reader.path / name, writing / name)
             return name
@@ -197,6 +236,7 @@ def _put(writing: Path, target: Path) -> None:
     if not target.exists():
         os.replace(writing, target)
         return
+    # A folder that is not empty cannot be replaced in one move: the earlier one steps aside, and comes back if needed.
     earlier = target.with_name(f".{target.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)
     os.replace(target, earlier)

@@ -20,7 +20,7 @@ _LOG_IN = "`hf auth login`, or set HF_TOKEN, with a token that may write"
 def check(name: str) -> None:
     """What can be said against an upload before anything is made."""
     try:
-        validate_repo_id(name)
+        validate_repo_id(name)  # of the characters; it takes a name without an owner, too
     except HFValidationError as error:
         raise RunError(f'"{name}" is not a name on the hub ({_first_line(error)}); write it as OWNER/NAME') from None
     if name.count("/") != 1:
@@ -35,7 +35,9 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> None:
     """Everything in a folder, in one commit; never into a public repository where a private one is asked for."""
     api = HfApi()
     try:
+        # None, not False: a repository that is there stays as it is, and a new one follows its owner's setting.
         api.create_repo(name, private=private or None, exist_ok=True)
+        # A repository that was there before is not made private by `create_repo`.
         public = private and not api.model_info(name).private
         if not public:
             api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
@@ -49,6 +51,7 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> None:
 
 
 def _explain(name: str, error: Exception) -> str:
+    # Errors of the transport have no response, and some of the hub's own have one that is None.
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return f"the hub does not know who you are; {_LOG_IN}"

@@ -7,6 +7,8 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
+from stepcredit.errors import during
+
 Encode = Callable[[list[str]], Mapping[str, Tensor]]
 Row = dict[str, Tensor]
 """The embeddings of one prompt by name, such as `{"encoder_hidden_states": [length, channels]}`."""
@@ -32,6 +34,7 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @during("text")
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Named tensors, one row a prompt, in main memory."""

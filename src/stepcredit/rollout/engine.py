@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from stepcredit.errors import NumericsError
+from stepcredit.errors import NumericsError, during
 from stepcredit.flow.convert import velocity_to_data
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.sampler import Sampler
@@ -57,6 +57,7 @@ class RollOut:
             trainable=self.policy.trainable(self.levels),
         )
 
+    @during("rollout")
     def __call__(
         self,
         prompts: Sequence[str],
@@ -234,6 +235,7 @@ class _Noise:
         return self._streams[who]
 
 
+@during("rollout")
 @torch.no_grad()
 def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tensor) -> Tensor:
     """Finished latents `[B, *latent]` of the deterministic sampler, remembering nothing."""
@@ -243,6 +245,7 @@ def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tens
     return x
 
 
+@during("decode")
 @torch.no_grad()
 def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
     """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepcredit.errors import NumericsError
+from stepcredit.errors import NumericsError, during
 from stepcredit.flow.gaussian import at_least_float32
 from stepcredit.parts.objective import Objective
 from stepcredit.protocols import Observer, Policy, Progress
@@ -42,6 +42,7 @@ class Recompute:
         """Nobody: everything is computed again."""
         return ()
 
+    @during("update")
     def apply(self, rollout: Rollout, credit: Credit, key: Key, progress: Progress) -> UpdateReport:
         """Take all optimiser steps of one rollout; returns what they did, in numbers."""
         queries = self.objective.queries(rollout, credit, key.stream("queries"))
