@@ -13,7 +13,6 @@ from PIL import Image
 
 from stepcredit.evaluation.paired import summarise
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
 from stepcredit.recipe.load import to_yaml, validate
 from stepcredit.records import Evidence, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
@@ -111,12 +110,9 @@ def drawn_run(
         evidence = Evidence(
             rewards=torch.tensor(scores),
             weights=torch.ones(len(rewards)).double(),
-            similarity=torch.tensor(similarity),
-            clean_similarity=torch.tensor(similarity[..., 1:]),
             trained=(torch.arange(steps) < steps - 1).expand(prompts, group_size, steps),
-            transitions=transitions(
-                recipe.method.kernel, schedules.linear(steps), noise_level=recipe.method.noise_level
-            ),
+            transitions=recipe.method.sampler.at(schedules.linear(steps)).transitions,
+            seen={"similarity": torch.tensor(similarity), "clean_similarity": torch.tensor(similarity[..., 1:])},
         )
         credit = recipe.method.credit(evidence)
         metrics = {f"reward/{name}": mean(scores[:, :, k]) for k, name in enumerate(rewards)}

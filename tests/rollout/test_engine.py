@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from stepcredit.rollout.noise import NoiseStream, initial_noise
+from stepcredit.rollout.plan import draw
 
 from fakes import PROMPTS, SHAPE, BreakingPolicy, Brightness, Contrast, FakePolicy, make_trainer
 from stepcredit.credit.temporal import similarity_to_final
@@ -13,8 +15,6 @@ from stepcredit.methods.base import Window
 from stepcredit.methods.dance_grpo import DanceGRPO
 from stepcredit.records import Plan, Trajectory
 from stepcredit.rollout.engine import count_unusable, decode, roll_out, sample_ode
-from stepcredit.rollout.noise import NoiseStream, initial_noise
-from stepcredit.rollout.plan import draw
 from stepcredit.training.step import step
 
 STEPS = 5

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from stepcredit.rollout.plan import draw
 
 from stepcredit.methods.base import Window
 from stepcredit.methods.dance_grpo import DanceGRPO
 from stepcredit.methods.flash_grpo import FlashGRPO
-from stepcredit.rollout.plan import draw
 
 P, G, N = 5, 4, 8
 

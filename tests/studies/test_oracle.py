@@ -145,7 +145,7 @@ def quality(kernel, problem, method, draws=None):
 @pytest.mark.parametrize("kernel", SAMPLERS)
 def test_plain_grpo_points_along_the_true_gradient(kernel, problem):
     groups = GROUPS if (kernel, problem) in {key[:2] for key in COLUMNS} else 500
-    assert quality(kernel, problem, composing.method("dance_grpo"), drawn(kernel, problem, groups=groups)).bias < 0.007
+    assert quality(kernel, problem, PLAIN, drawn(kernel, problem, groups=groups)).bias < 0.007
 
 
 def test_plain_grpo_has_the_length_of_the_true_gradient_too():
@@ -158,9 +158,10 @@ def test_plain_grpo_has_the_length_of_the_true_gradient_too():
     assert moves == 12 * 16
 
 
+PLAIN = composing.method("dance_grpo")
 COLUMNS = (("dance_sde", "quadratic"), ("flow_sde", "quadratic"), ("dance_sde", "linear"))
 BROADCAST = {
-    "uniform": (composing.method("dance_grpo"), (0.6265, 0.6744, 0.7780), (1, 1, 1)),
+    "uniform": (PLAIN, (0.6265, 0.6744, 0.7780), (1, 1, 1)),
     "noise": (composing.method("dance_grpo", profile="noise"), (0.6747, 0.6431, 0.8337), (0.9903, 0.9720, 0.9902)),
     "exact dt": (
         composing.method("dance_grpo", profile="step_length"),
@@ -223,10 +224,8 @@ class BrokenRule(DanceGRPORule):
 
 @pytest.mark.parametrize(("kernel", "problem"), COLUMNS)
 def test_a_rule_with_its_sign_flipped_is_caught(kernel, problem):
-    right, wrong = (
-        quality(kernel, problem, method)
-        for method in (composing.method("dance_grpo"), DanceGRPO(rule=BrokenRule(how="flipped")))
-    )
+    right = quality(kernel, problem, PLAIN)
+    wrong = quality(kernel, problem, DanceGRPO(rule=BrokenRule(how="flipped")))
     assert wrong.bias > 1.99
     assert wrong.cosine == pytest.approx(-right.cosine)
 
@@ -278,11 +277,12 @@ def test_credit_of_the_next_step_is_caught():
 
 
 def test_moves_without_credit_cost_nothing():
-    half, window = (
-        composing.method("dance_grpo", timestep_fraction=0.5),
-        composing.method("dance_grpo", window={"size": 3}),
-    )
-    for method, moves in ((half, 12 * 8), (window, 12 * 3), (composing.method("dance_grpo", best_of=4), 4 * 16)):
+    for plan, moves in (
+        ({"timestep_fraction": 0.5}, 12 * 8),
+        ({"window": {"size": 3}}, 12 * 3),
+        ({"best_of": 4}, 4 * 16),
+    ):
+        method = composing.method("dance_grpo", **plan)
         draws = oracle.draw(
             SAMPLERS["dance_sde"], PROBLEMS["linear"], method, groups=30, group_size=12, seed=0, train_last=True
         )

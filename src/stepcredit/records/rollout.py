@@ -51,7 +51,7 @@ class Plan:
         return self.trained.shape[-1]
 
     @cached_property
-    def node(self) -> Int[Tensor, "P G N+1"]:
+    def node(self) -> Int[Tensor, "P G L"]:
         """The number of each state; equal numbers in a column are one shared state.
 
         Two samples share a state if they shared the one before and moved alike: both along the ODE, or both with the
