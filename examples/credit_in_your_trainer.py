@@ -19,7 +19,7 @@ CLIP = 0.1  # half-width of the clipped ratio; the field's 1e-4 is for latents o
 LEVELS = sc.flow.schedules.linear(N).float()  # from noise, 1, to data, 0
 ISLANDS = torch.tensor([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
 TRAINED = torch.arange(N) < N - 1  # the last step adds no noise
-PATH = sc.flow.transitions("dance_sde", LEVELS, noise_level=NOISE)
+PATH = sc.flow.Sampler("dance_sde", NOISE, LEVELS).transitions
 COUNTS = G * TRAINED.to(PATH.std)
 BY_LENGTH = sc.objective.profile.factors(
     PATH.slope, PATH.std, PATH.length, COUNTS, profile="step_length", preserve="gradient"

@@ -8,7 +8,8 @@ GRPO gives a sample one advantage and hands it to every denoising step alike. OT
     credit[i, n] = weight[i, n] x advantage[i]                                             (equation 15)
 
 Read it from top to bottom. Nothing of the library is used but its models, reward models, captions, checker and noise,
-and the weights that come out are, bit for bit, those of `stepcredit train recipes/scenes/otca.yaml` with the same seed.
+and the weights that come out are, bit for bit, those of `stepcredit train recipes/scenes/otca.yaml` with the same seed
+and `rollout.share_states: false`; by itself the library computes the first step, which siblings share, once for all.
 The letters: P prompts, G samples of a prompt, K rewards, N steps, L = N + 1 levels, B any batch.
 
     python examples/otca_in_one_file.py --iterations 40 --out before_after.png
@@ -28,12 +29,13 @@ from diffusers import FluxPipeline
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from peft import LoraConfig
-from stepcredit.rollout.noise import SHARED, NoiseStream
+from stepcredit.rollout.noise import NoiseStream
 from torch import Tensor
 
 import stepcredit
 from stepcredit.prompts import Scenes
-from stepcredit.records import RewardBatch
+from stepcredit.records import Key, RewardBatch
+from stepcredit.records.key import NoiseStream
 from stepcredit.rewards.aesthetic import Aesthetic
 from stepcredit.rewards.clip import load_clip
 from stepcredit.rewards.clip_t import ClipT
@@ -248,6 +250,8 @@ def train(
     optimiser = torch.optim.AdamW(lora, lr=LEARNING_RATE, weight_decay=1e-4)
 
     for iteration in range(iterations):
+        key = Key(seed, iteration)
+
         # 1. Draw G pictures for each of P captions. Siblings start from the same noise and part on the way.
         drawn = captions.draw(prompts, seed=seed, iteration=iteration)
         rows = [(prompt, member) for prompt in range(prompts) for member in range(group_size)]
@@ -256,8 +260,8 @@ def train(
             encoded: Any = pipe.encode_prompt(drawn, max_sequence_length=SIZE["max_sequence_length"])
         tokens, pooled, _ = encoded
         text = (tokens.repeat_interleave(group_size, dim=0), pooled.repeat_interleave(group_size, dim=0))
-        start = torch.stack([NoiseStream(seed, iteration, prompt, SHARED).draw((16, 64)) for prompt, _ in rows])
-        noises = [NoiseStream(seed, iteration, prompt, member) for prompt, member in rows]
+        start = torch.stack([key.shared_start(prompt).draw((16, 64)) for prompt, _ in rows])
+        noises = [key.moves(prompt, member) for prompt, member in rows]
         latents, velocities = roll_out(pipe, text, start, noises)
 
         # 2. Ask the rewards.
@@ -278,7 +282,7 @@ def train(
         levels = noise_levels(latents.shape[2])
         flat = credit.flatten(0, 1).float()
         moves = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(STEPS - 1))
-        order = torch.randperm(len(moves), generator=torch.Generator().manual_seed(seed * 1_000_003 + iteration))
+        order = torch.randperm(len(moves), generator=key.dealing())
         for chosen in order.tensor_split(UPDATES):
             sample, step = moves[chosen].T
             silent = flat[sample, step] == 0

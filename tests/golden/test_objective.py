@@ -10,11 +10,10 @@ from functools import partial
 import pytest
 import torch
 
+import composing
+from moves import Moves, outcome
 from stepcredit.flow import Gaussian
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.flow_grpo import FlowGRPO
 from stepcredit.objective import diagnostics, surrogate
-from stepcredit.records import Moves
 
 CLIP = 0.2
 
@@ -168,7 +167,7 @@ def test_exact_divergence_is_the_mean_over_dimensions_whatever_the_step_length()
     reference = Gaussian(float64([[0.0, 0.0]]), std)
     for length in (0.01, 1.0):
         drift = (law.mean - reference.mean) / std
-        value = DanceGRPO(kl_form="exact").divergence(drift, float64([length]))
+        value = composing.method("dance_grpo", kl_form="exact").objective.divergence(drift, float64([length]))
         torch.testing.assert_close(value, float64([0.625]))
         torch.testing.assert_close(value, law.kl(reference))
 
@@ -180,38 +179,38 @@ def test_flow_grpo_divergence_is_the_exact_one_times_the_step_length():
     std = (g * length.sqrt())[:, None]
     drift = (float64([[1.0], [3.0]]) - float64([[0.5], [1.0]])) / std
     published = float64([0.25, 4.0]) / (2 * g**2)
-    torch.testing.assert_close(FlowGRPO().divergence(drift, length), published)
-    torch.testing.assert_close(DanceGRPO().divergence(drift, length) * length, published)
+    torch.testing.assert_close(composing.method("flow_grpo").objective.divergence(drift, length), published)
+    torch.testing.assert_close(composing.method("dance_grpo").objective.divergence(drift, length) * length, published)
 
 
-@pytest.mark.parametrize("method", [DanceGRPO(clip=CLIP), FlowGRPO(clip=CLIP)], ids=lambda method: method.type)
-def test_methods_train_on_the_surrogate_with_their_own_clip(method):
+@pytest.mark.parametrize("name", ["dance_grpo", "flow_grpo"])
+def test_methods_train_on_the_surrogate_with_their_own_clip(name):
     log_ratio, credit = grid()
     expected = surrogate.clipped(log_ratio, credit, clip=CLIP)
-    loss, cut = method.loss(moves(log_ratio), credit[:, None])
-    torch.testing.assert_close(loss, expected)
-    assert torch.equal(
-        cut, diagnostics.silent_elements(partial(surrogate.clipped, credit=credit, clip=CLIP), log_ratio, credit)
-    )
+    each = outcome(composing.method(name, clip=CLIP), moves(log_ratio), credit[:, None])
+    torch.testing.assert_close(each.loss, expected)
+    silent = diagnostics.silent_elements(partial(surrogate.clipped, credit=credit, clip=CLIP), log_ratio, credit)
+    assert torch.equal(each.clipped, silent)
 
 
 @pytest.mark.parametrize("head", ["clipped", "hinge", "trust_region", "unclipped"])
 def test_a_factor_on_the_loss_multiplies_it_and_nothing_else(head):
-    method = DanceGRPO(head=head, clip=CLIP)
+    clip = {} if head == "unclipped" else {"clip": CLIP}
+    method = composing.method("dance_grpo", head=head, **clip)
     log_ratio, credit = grid()
     factor = torch.linspace(0.1, 3, len(credit), dtype=torch.float64)
-    plain, cut = method.loss(moves(log_ratio), credit[:, None])
-    weighted, still_cut = method.loss(moves(log_ratio, loss_factor=factor), credit[:, None])
-    torch.testing.assert_close(weighted, factor * plain)
-    assert torch.equal(cut, still_cut)
+    plain = outcome(method, moves(log_ratio), credit[:, None])
+    weighted = outcome(method, moves(log_ratio, loss_factor=factor), credit[:, None])
+    torch.testing.assert_close(weighted.loss, factor * plain.loss)
+    assert torch.equal(weighted.clipped, plain.clipped)
 
 
 def test_terms_are_clipped_one_by_one_and_a_move_is_cut_when_all_of_its_terms_are():
     log_ratio = float64([math.log(1.5)]).expand(5)
     credit = float64([[2.0, -1.0], [2.0, 1.0], [2.0, 0.0], [0.0, 0.0], [-2.0, -1.0]])
-    loss, cut = DanceGRPO(clip=CLIP).loss(moves(log_ratio), credit)
-    torch.testing.assert_close(loss, float64([-2.4 + 1.5, -2.4 - 1.2, -2.4, 0.0, 3.0 + 1.5]))
-    assert cut.tolist() == [False, True, True, False, False]
+    each = outcome(composing.method("dance_grpo", clip=CLIP), moves(log_ratio), credit)
+    torch.testing.assert_close(each.loss, float64([-2.4 + 1.5, -2.4 - 1.2, -2.4, 0.0, 3.0 + 1.5]))
+    assert each.clipped.tolist() == [False, True, True, False, False]
 
 
 def test_effective_steps_counts_the_steps_that_matter():

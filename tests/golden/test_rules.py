@@ -10,28 +10,16 @@ import statistics
 import pytest
 import torch
 
+import composing
+from moves import Moves, outcome
 from stepcredit.credit import mix, temporal
-from stepcredit.flow import Transitions, schedules, transitions
+from stepcredit.flow import Transitions, schedules
 from stepcredit.flow.convert import noise_to_velocity
 from stepcredit.flow.kernels import KERNELS
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.methods import coca, dance_grpo, dpok, otca, tcd
-from stepcredit.methods.coca import CoCA
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.ddpo import DDPO
-from stepcredit.methods.dpok import DPOK
-from stepcredit.methods.flash_grpo import FlashGRPO
-from stepcredit.methods.flow_cps import FlowCPS
-from stepcredit.methods.flow_dppo import FlowDPPO
-from stepcredit.methods.flow_grpo import FlowGRPO
-from stepcredit.methods.gdpo import GDPO
-from stepcredit.methods.grpo_guard import GRPOGuard
-from stepcredit.methods.mgda import MGDA
-from stepcredit.methods.otca import OTCA
-from stepcredit.methods.pcpo import PCPO
-from stepcredit.methods.tcd import TCD
-from stepcredit.methods.tempflow_grpo import TempFlowGRPO
 from stepcredit.objective.profile import factors, placed
-from stepcredit.records import Evidence, Moves
+from stepcredit.records import Evidence
 
 FOUR_DIGITS = {"rtol": 0, "atol": 6e-5}
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -48,18 +36,19 @@ def numbers(text):
 def evidence(rewards, *, weights=None, similarity=None, clean_similarity=None, trained=None, steps=2):
     """Evidence of a rollout from rewards `[P, G, K]`; what is not given is featureless."""
     rewards = float64(rewards) if isinstance(rewards, list) else rewards
-    samples = rewards.shape[:2]
-    objectives = rewards.shape[2]
+    samples, objectives = rewards.shape[:2], rewards.shape[2]
     if clean_similarity is not None:
         steps = clean_similarity.shape[-1]
     rising = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     return Evidence(
         rewards=rewards,
         weights=float64([1.0] * objectives if weights is None else weights),
-        similarity=rising.expand(*samples, -1) if similarity is None else similarity,
-        clean_similarity=rising[:-1].expand(*samples, -1) if clean_similarity is None else clean_similarity,
         trained=torch.ones(*samples, steps, dtype=torch.bool) if trained is None else trained,
-        transitions=transitions("dance_sde", schedules.linear(steps), noise_level=0.3),
+        transitions=read_transitions("dance_sde", schedules.linear(steps), noise_level=0.3),
+        seen={
+            "similarity": rising.expand(*samples, -1) if similarity is None else similarity,
+            "clean_similarity": rising[:-1].expand(*samples, -1) if clean_similarity is None else clean_similarity,
+        },
     )
 
 
@@ -71,9 +60,9 @@ def all_but_last(constants: Transitions, samples=(2, 3)):
 
 # --- which steps count: constants of the samplers
 
-DANCE = transitions("dance_sde", schedules.shifted(16, shift=3), noise_level=0.3)
+DANCE = read_transitions("dance_sde", schedules.shifted(16, shift=3), noise_level=0.3)
 SD3_LEVELS = float64([1, 0.960129, 0.913349, 0.857692, 0.790368, 0.707278, 0.602151, 0.464876, 0.278049, 0.008929, 0])
-SD3 = transitions("flow_sde", SD3_LEVELS, noise_level=0.7)  # diffusers' ten steps of SD3, shift 3 applied twice
+SD3 = read_transitions("flow_sde", SD3_LEVELS, noise_level=0.7)  # diffusers' ten steps of SD3, shift 3 applied twice
 
 
 def test_native_weights_of_dance_grpo_rise_along_the_path():
@@ -93,7 +82,7 @@ def test_native_weights_of_flow_grpo_rise_much_faster():
 
 def test_pcpo_makes_credit_proportional_to_step_length_on_dance_grpos_sampler():
     """Targets zeta D_n with zeta = sum w / sum D over the 15 trained steps = 11.6762 / (1 - 1/6) = 14.0114."""
-    on_ratio, on_loss = PCPO().step_factors(DANCE, all_but_last(DANCE))
+    on_ratio, on_loss = composing.method("pcpo").objective.step_factors(DANCE, all_but_last(DANCE))
     targets = ".3046 .3323 .3639 .4003 .4425 .4916 .5495 .6182 .7006 .8007 .9238 1.0778 1.2738 1.5285 1.8682"
     torch.testing.assert_close((on_ratio * DANCE.native)[:-1], numbers(targets), **FOUR_DIGITS)
     zeta = (on_ratio * DANCE.native / DANCE.length)[:-1]
@@ -106,17 +95,17 @@ def test_pcpo_makes_credit_proportional_to_step_length_on_dance_grpos_sampler():
 def test_pcpo_constant_of_the_sd3_schedule():
     """Ten trained steps: zeta = sum w = 5.7054, as sum D = 1. Nine: sum w = 3.9348, and the nine cover 1 - .008929 of
     the path, so that the total weight is kept by zeta = 3.9348 / .991071 = 3.9702."""
-    method = PCPO(kernel="flow_sde", noise_level=0.7, train_last=True)
-    ten = method.step_factors(SD3, torch.ones(2, 3, 10, dtype=torch.bool))[0] * SD3.native / SD3.length
+    method = composing.method("pcpo", kernel="flow_sde", noise_level=0.7, train_last=True)
+    ten = method.objective.step_factors(SD3, torch.ones(2, 3, 10, dtype=torch.bool))[0] * SD3.native / SD3.length
     torch.testing.assert_close(ten, torch.full_like(ten, 5.7054), **FOUR_DIGITS)
-    nine = (method.step_factors(SD3, all_but_last(SD3))[0] * SD3.native / SD3.length)[:-1]
+    nine = (method.objective.step_factors(SD3, all_but_last(SD3))[0] * SD3.native / SD3.length)[:-1]
     assert SD3.native[:-1].sum().item() == pytest.approx(3.9348, abs=6e-5)
     torch.testing.assert_close(nine, torch.full_like(nine, 3.9348 / 0.991071), rtol=0, atol=1e-4)
 
 
 def test_tempflow_weights_are_the_noise_with_mean_one():
     """std_n over its mean over the nine trained steps; 1 / mean = 2.252, which others round to 2.25."""
-    on_ratio, on_loss = TempFlowGRPO().step_factors(SD3, all_but_last(SD3))
+    on_ratio, on_loss = composing.method("tempflow_grpo").objective.step_factors(SD3, all_but_last(SD3))
     printed = float64([1.5766, 1.6733, 1.2075, 1.0043, 0.8824, 0.7946, 0.7186, 0.6351, 0.5076])
     torch.testing.assert_close(on_loss[:-1], printed, **FOUR_DIGITS)
     assert (on_ratio == 1).all()
@@ -156,14 +145,14 @@ def test_native_weight_belongs_to_the_prediction():
     run from .036 to 2.87."""
     before, after = stable_diffusion()
     levels = schedules.variance_preserving(before)
-    of_noise = transitions("ddim", levels, noise_level=1.0, prediction="noise")
+    of_noise = read_transitions("ddim", levels, noise_level=1.0, prediction="noise")
     torch.testing.assert_close(of_noise.native[:-1], noise_weights(before, after)[:-1], rtol=1e-9, atol=0)
-    of_velocity = transitions("ddim", levels, noise_level=1.0)
+    of_velocity = read_transitions("ddim", levels, noise_level=1.0)
     assert of_velocity.native[:-1].min().item() == pytest.approx(0.0363, abs=6e-5)
     assert of_velocity.native[:-1].max().item() == pytest.approx(2.8689, abs=6e-5)
     assert of_velocity.native[-1].isinf()
     with pytest.raises(ValueError, match="levels of a noise-predicting model start lower"):
-        transitions("flow_sde", torch.tensor([1.0, 0.5, 0.0]), noise_level=0.7, prediction="noise")
+        read_transitions("flow_sde", torch.tensor([1.0, 0.5, 0.0]), noise_level=0.7, prediction="noise")
 
 
 def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
@@ -171,8 +160,7 @@ def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
     in flow coordinates, at step 20 of SD 1.5."""
     before, after = stable_diffusion()
     levels = schedules.variance_preserving(before)
-    level = levels[20]
-    nxt = levels[21]
+    level, nxt = levels[20], levels[21]
     draw = torch.Generator().manual_seed(0)
     x, old, change, e = torch.randn(4, 3, 8, dtype=torch.float64, generator=draw).unbind()
     law, now = (
@@ -180,8 +168,7 @@ def test_ddim_ratio_is_the_closed_form_in_the_noise_prediction():
         for noise in (old, old + 0.1 * change)
     )
     y = law.sample(e)
-    w = noise_weights(before, after)[20]
-    d = 0.1 * change
+    w, d = noise_weights(before, after)[20], 0.1 * change
     expected = -(w * (d * e).mean(1) + w**2 / 2 * d.square().mean(1))
     torch.testing.assert_close(now.log_prob(y) - law.log_prob(y), expected, rtol=0, atol=1e-12)
 
@@ -190,8 +177,9 @@ def test_pcpo_on_ddim_replaces_the_native_weight_by_its_mean():
     """Uniform in what the network predicts: for the noise, .5070 over the 49 trained steps (.51690 over all 50)."""
     levels = schedules.variance_preserving(stable_diffusion()[0])
     for prediction, mean in (("noise", 0.5070), ("velocity", None)):
-        constants = transitions("ddim", levels, noise_level=1.0, prediction=prediction)
-        on_ratio, _ = PCPO(kernel="ddim", noise_level=1.0).step_factors(constants, all_but_last(constants))
+        constants = read_transitions("ddim", levels, noise_level=1.0, prediction=prediction)
+        method = composing.method("pcpo", kernel="ddim", noise_level=1.0)
+        on_ratio, _ = method.objective.step_factors(constants, all_but_last(constants))
         weights = (on_ratio * constants.native)[:-1]
         torch.testing.assert_close(weights, constants.native[:-1].mean().expand(49), rtol=1e-12, atol=0)
         if mean is not None:
@@ -207,11 +195,9 @@ def test_flash_coefficients_are_the_reciprocal_of_the_native_weight():
     std are made by hand: slope = D (1 + (1 - s) g^2 / (2 s)), std = g sqrt(D)."""
     t = torch.linspace(0.999, 0, 21, dtype=torch.float64)
     levels = 3 * t / (1 + 2 * t)
-    s = levels[:-1]
-    length = -levels.diff()
+    s, length = levels[:-1], -levels.diff()
     g = levels[-1] + (levels[1] - levels[-1]) * s
-    slope = length * (1 + (1 - s) * g**2 / (2 * s))
-    std = g * length.sqrt()
+    slope, std = length * (1 + (1 - s) * g**2 / (2 * s)), g * length.sqrt()
     factor = factors(slope, std, length, torch.ones_like(s), profile="uniform", preserve="nothing")
     printed = float64([7.4770, 7.0414, 6.6112, 6.1867, 5.7682, 5.3559, 4.9502, 4.5513, 4.1596, 3.7754])
     torch.testing.assert_close(factor[:10], printed, **FOUR_DIGITS)
@@ -221,11 +207,9 @@ def test_flash_coefficients_are_the_reciprocal_of_the_native_weight():
 def test_flash_divides_the_native_weight_out_and_keeps_the_mean_over_the_rollout():
     """Prompt 0 trains step 1, prompt 1 step 4: coefficients (1 / w) over their mean."""
     trained = torch.zeros(2, 3, 10, dtype=torch.bool)
-    trained[0, :, 1] = True
-    trained[1, :, 4] = True
-    _, on_loss = FlashGRPO().step_factors(SD3, trained)
-    first = 1 / SD3.native[1].item()
-    second = 1 / SD3.native[4].item()
+    trained[0, :, 1], trained[1, :, 4] = True, True
+    _, on_loss = composing.method("flash_grpo").objective.step_factors(SD3, trained)
+    first, second = 1 / SD3.native[1].item(), 1 / SD3.native[4].item()
     assert on_loss[1].item() == pytest.approx(first / ((first + second) / 2), abs=1e-12)
     assert on_loss[4].item() == pytest.approx(second / ((first + second) / 2), abs=1e-12)
     assert (on_loss[[0, 2, 3, 5, 6, 7, 8, 9]] == 1).all()
@@ -233,16 +217,14 @@ def test_flash_divides_the_native_weight_out_and_keeps_the_mean_over_the_rollout
 
 # --- losses
 
-OLD = float64([[1.0, 2.0]])  # two means and a sample
-NEW = float64([[1.2, 1.9]])
-DRAWN = float64([[1.5, 1.0]])
+OLD, NEW, DRAWN = float64([[1.0, 2.0]]), float64([[1.2, 1.9]]), float64([[1.5, 1.0]])  # two means and a sample
 
 
-def moves(method, constants, step):
-    """The move above as step `step` of a sampler."""
-    ratio, loss = (factor[step : step + 1] for factor in method.step_factors(constants, all_but_last(constants)))
-    std = constants.std[step]
-    return Moves(drift=(NEW - OLD) / std, noise=(DRAWN - OLD) / std, ratio_factor=ratio, loss_factor=loss)
+def move(method, constants):
+    """The move above as the first step of a sampler."""
+    on_ratio, on_loss = method.objective.step_factors(constants, all_but_last(constants))
+    std = constants.std[0]
+    return Moves((NEW - OLD) / std, (DRAWN - OLD) / std, ratio_factor=on_ratio[:1], loss_factor=on_loss[:1])
 
 
 def made(std=0.5, length=0.04, slope=0.02):
@@ -250,73 +232,79 @@ def made(std=0.5, length=0.04, slope=0.02):
     return Transitions(float64([2 * length, length, 0.0]), float64([slope, slope]), float64([std, std]))
 
 
+def of_move(method, credit, constants=None):
+    """What the method's objective says of the move with this credit, one number for each of its terms."""
+    return outcome(method, move(method, constants or made()), float64([credit]))
+
+
 def test_plain_log_ratio():
     """(|y - old|^2 - |y - new|^2) / (2 std^2 dims) = ((.25 + 1) - (.09 + .81)) / (4 x .25) = .35."""
-    move = moves(FlowGRPO(), made(), 0)
-    torch.testing.assert_close(FlowGRPO().log_ratio(move), float64([0.35]), **EXACT)
+    log_ratio = of_move(composing.method("flow_grpo"), [1.0]).log_ratio
+    torch.testing.assert_close(log_ratio, float64([0.35]), **EXACT)
 
 
 def test_grpo_guard_ratio_has_no_mean_shift_and_the_loss_is_over_the_step_length():
     """log rho = mean((y - old) / std (new - old)) = (.2 x 1 + .1 x 2) / 2 = .2, loss = -A e^.2 / .04 for A < 0."""
-    method = GRPOGuard()
-    move = moves(GRPOGuard(), made(), 0)
-    torch.testing.assert_close(method.log_ratio(move), float64([0.2]), **EXACT)
-    loss, cut = method.loss(move, float64([[-2.0]]))
-    torch.testing.assert_close(loss, float64([2 * math.exp(0.2) / 0.04]), **EXACT)
-    assert not cut
-    loss, cut = method.loss(move, float64([[2.0]]))
-    torch.testing.assert_close(loss, float64([-2 * 1.0001 / 0.04]), **EXACT)
-    assert cut
+    bad = of_move(composing.method("grpo_guard"), [-2.0])
+    torch.testing.assert_close(bad.log_ratio, float64([0.2]), **EXACT)
+    torch.testing.assert_close(bad.loss, float64([2 * math.exp(0.2) / 0.04]), **EXACT)
+    assert not bad.clipped
+    good = of_move(composing.method("grpo_guard"), [2.0])
+    torch.testing.assert_close(good.loss, float64([-2 * 1.0001 / 0.04]), **EXACT)
+    assert good.clipped
 
 
 def test_flow_cps_ratio_is_the_difference_of_squared_errors():
     """mean |y - old|^2 - mean |y - new|^2 = .625 - .45 = .175, whatever the std."""
     for std in (0.5, 0.1):
-        torch.testing.assert_close(FlowCPS().log_ratio(moves(FlowCPS(), made(std), 0)), float64([0.175]), **EXACT)
+        log_ratio = of_move(composing.method("flow_cps"), [1.0], made(std)).log_ratio
+        torch.testing.assert_close(log_ratio, float64([0.175]), **EXACT)
 
 
 @pytest.mark.parametrize(("credit", "loss"), [(2.0, 0.0), (-2.0, 2 * math.exp(0.35))])
 def test_flow_dppo_masks_what_left_the_ball_and_goes_on_outwards(credit, loss):
     """KL = mean(d^2) / (2 std^2) = .025 / .5 = .05; rho = e^.35 > 1, so A > 0 goes outwards and A < 0 comes back."""
-    method = FlowDPPO(clip=0.0499)
-    value, cut = method.loss(moves(method, made(), 0), float64([[credit]]))
-    torch.testing.assert_close(value, float64([loss]), **EXACT)
-    assert cut.item() == (credit > 0)
+    outside = of_move(composing.method("flow_dppo", clip=0.0499), [credit])
+    torch.testing.assert_close(outside.loss, float64([loss]), **EXACT)
+    assert outside.clipped.item() == (credit > 0)
 
 
 def test_flow_dppo_trusts_inside_the_ball():
     """At a limit above .05 nothing is masked: -A e^.35."""
-    value, cut = FlowDPPO(clip=0.051).loss(moves(FlowDPPO(), made(), 0), float64([[2.0]]))
-    torch.testing.assert_close(value, float64([-2 * math.exp(0.35)]), **EXACT)
-    assert not cut
+    inside = of_move(composing.method("flow_dppo", clip=0.051), [2.0])
+    torch.testing.assert_close(inside.loss, float64([-2 * math.exp(0.35)]), **EXACT)
+    assert not inside.clipped
 
 
 def test_pcpo_hinge_with_the_drift_weighted():
     """f = 2: 2 mean(d e) - 4 mean(d^2) / 2 in stds = 2 x .4 - 2 x .1 = .6; hinge = max(0, clip |A| - A .6)."""
-    move = moves(PCPO(), made(), 0)
-    twice = Moves(move.drift, move.noise, float64([2.0]), float64([1.0]))
-    torch.testing.assert_close(PCPO().log_ratio(twice), float64([0.6]), **EXACT)
-    torch.testing.assert_close(PCPO(form="power").log_ratio(twice), float64([0.7]), **EXACT)
-    torch.testing.assert_close(PCPO(clip=0.1).loss(twice, float64([[-2.0]]))[0], float64([0.2 + 1.2]), **EXACT)
-    torch.testing.assert_close(PCPO(clip=0.1).loss(twice, float64([[2.0]]))[0], float64([0.0]), **EXACT)
+    plain = move(composing.method("pcpo"), made())
+    twice = Moves(plain.drift, plain.noise, float64([2.0]), float64([1.0]))
+    good, bad = float64([[2.0]]), float64([[-2.0]])
+    pcpo = composing.method("pcpo", clip=0.1)
+    torch.testing.assert_close(outcome(pcpo, twice, good).log_ratio, float64([0.6]), **EXACT)
+    power = composing.method("pcpo", form="power")
+    torch.testing.assert_close(outcome(power, twice, good).log_ratio, float64([0.7]), **EXACT)
+    torch.testing.assert_close(outcome(pcpo, twice, bad).loss, float64([0.2 + 1.2]), **EXACT)
+    torch.testing.assert_close(outcome(pcpo, twice, good).loss, float64([0.0]), **EXACT)
 
 
 def test_dpok_loss_has_no_clip():
     """-A log rho = -3 x .35, and never cut off."""
-    loss, cut = DPOK().loss(moves(DPOK(), made(), 0), float64([[3.0]]))
-    torch.testing.assert_close(loss, float64([-1.05]), **EXACT)
-    assert not cut
+    outside = of_move(composing.method("dpok"), [3.0])
+    torch.testing.assert_close(outside.loss, float64([-1.05]), **EXACT)
+    assert not outside.clipped
 
 
 def test_losses_of_several_objectives_are_clipped_one_by_one():
     """rho = e^.35, clip .1: A = 2 is cut at -2 x 1.1, A = -1 pays e^.35. Their sum A = 1 would be cut at -1.1."""
-    method = DanceGRPO(mix_of="losses", clip=0.1)
-    loss, cut = method.loss(moves(method, made(), 0), float64([[2.0, -1.0]]))
-    torch.testing.assert_close(loss, float64([-2.2 + math.exp(0.35)]), **EXACT)
-    assert not cut
-    whole, cut = method.loss(moves(method, made(), 0), float64([[1.0]]))
-    torch.testing.assert_close(whole, float64([-1.1]), **EXACT)
-    assert cut
+    method = composing.method("dance_grpo", mix_of="losses", clip=0.1)
+    apart = of_move(method, [2.0, -1.0])
+    torch.testing.assert_close(apart.loss, float64([-2.2 + math.exp(0.35)]), **EXACT)
+    assert not apart.clipped
+    summed = of_move(method, [1.0])
+    torch.testing.assert_close(summed.loss, float64([-1.1]), **EXACT)
+    assert summed.clipped
 
 
 def test_split_puts_the_noise_on_the_ratio_and_the_rest_on_the_loss():
@@ -329,26 +317,25 @@ def test_split_puts_the_noise_on_the_ratio_and_the_rest_on_the_loss():
 
 def test_flow_grpo_divides_by_the_spread_of_the_whole_batch():
     """Scores (0, 2) and (4, 10): group means 1 and 7; batch variance (16 + 4 + 0 + 36) / 4 = 14."""
-    credit = FlowGRPO().credit(evidence([[[0.0], [2.0]], [[4.0], [10.0]]]))
+    credit = composing.method("flow_grpo").credit(evidence([[[0.0], [2.0]], [[4.0], [10.0]]]))
     unit = math.sqrt(14) + 1e-4
     torch.testing.assert_close(credit.mixed, float64([[-1.0, 1.0], [-3.0, 3.0]]) / unit, **EXACT)
     torch.testing.assert_close(credit.per_step, credit.mixed[..., None].expand(2, 2, 2), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", [DDPO(), TempFlowGRPO(), FlashGRPO()], ids=lambda method: method.type)
-def test_per_prompt_statistics_are_of_the_population(method):
+@pytest.mark.parametrize("name", ["ddpo", "tempflow_grpo", "flash_grpo"])
+def test_per_prompt_statistics_are_of_the_population(name):
     """Summed scores 1 + 0, 0 + 2, 1 + 2, 4 + 2 x 1 have mean 3 and variance (4 + 1 + 0 + 9) / 4 = 3.5."""
     rewards = [[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]]]
-    eps = 1e-6 if method.type == "ddpo" else 1e-4
-    credit = method.credit(evidence(rewards, weights=[1.0, 2.0]))
+    eps = 1e-6 if name == "ddpo" else 1e-4
+    credit = composing.method(name).credit(evidence(rewards, weights=[1.0, 2.0]))
     expected = float64([[-2.0, -1.0, 0.0, 3.0]]) / (math.sqrt(3.5) + eps)
     torch.testing.assert_close(credit.mixed, expected, **EXACT)
 
 
 def test_dpok_credits_raw_scores_above_the_group():
     """1 r_1 + 2 r_2 = 1, 2, 3, 6 minus their mean 3, or as they are, clamped to 5."""
-    rewards = float64([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]])
-    weights = float64([1.0, 2.0])
+    rewards, weights = float64([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]]), float64([1.0, 2.0])
     trained = torch.tensor([True, False])
     credit = dpok.rule(rewards, weights, trained=trained)
     torch.testing.assert_close(credit.per_step, float64([[-2, 0], [-1, 0], [0, 0], [3, 0]]), **EXACT)
@@ -364,8 +351,7 @@ SQUARE = 1 / math.sqrt(3)  # z-score of (1, -2, 1): std sqrt(6 / 2), so (1, -2, 
 def test_dance_grpo_mixes_advantages_rewards_or_losses():
     """r_1 = (1, 0, -1) has z (1, 0, -1); r_2 = (1, -2, 1) has z (1, -2, 1) / sqrt(3); weights 1 and 3.
     Raw sums 4, -6, 2 have mean 0 and std sqrt((16 + 36 + 4) / 2) = sqrt(28)."""
-    rewards = float64([[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]])
-    weights = float64([1.0, 3.0])
+    rewards, weights = float64([[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]]), float64([1.0, 3.0])
     trained = torch.tensor([True])
     after = dance_grpo.rule(rewards, weights, trained=trained)
     summed = [1 + 3 * SQUARE, -6 * SQUARE, -1 + 3 * SQUARE]
@@ -383,18 +369,18 @@ def test_dance_grpo_mixes_advantages_rewards_or_losses():
 def test_best_of_keeps_both_ends_and_their_mean(count, kept):
     """Of six samples, the lower half of those kept is the larger one if they are odd; credit grows by 6 / count."""
     rewards = float64([[[0.0], [1.0], [2.0], [4.0], [5.0], [9.0]]])
-    every = DanceGRPO().credit(evidence(rewards))
-    enlarged = DanceGRPO(best_of=count).credit(evidence(rewards))
+    every = composing.method("dance_grpo").credit(evidence(rewards))
+    some = composing.method("dance_grpo", best_of=count).credit(evidence(rewards))
     expected = torch.zeros_like(every.per_step)
     expected[:, kept] = every.per_step[:, kept] * 6 / count
-    torch.testing.assert_close(enlarged.per_step, expected, **EXACT)
+    torch.testing.assert_close(some.per_step, expected, **EXACT)
 
 
 def test_a_sample_with_broken_latents_is_not_the_best_of_its_group():
     similarity = torch.linspace(0, 1, 3, dtype=torch.float64).expand(1, 4, 3).clone()
     similarity[0, 1] = torch.nan
     rewards = [[[3.0], [2.0], [0.0], [1.0]]]
-    credit = OTCA(best_of=2).credit(evidence(rewards, similarity=similarity))
+    credit = composing.method("otca", best_of=2).credit(evidence(rewards, similarity=similarity))
     assert (credit.per_step != 0).any(-1)[0].tolist() == [True, False, True, False]
 
 
@@ -402,13 +388,11 @@ def test_gdpo_standardises_each_reward_and_whitens_the_sum_over_the_batch():
     """Group 0: z (1, 0, -1) and (1, -2, 1) / sqrt(3). Group 1: the second reward is constant, z (1, 0, -1) alone.
     Sums with weights 1: S; then (S - mean) / (std + 1e-4), Bessel, over all six."""
     rewards = [[[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]], [[20.0, 5.0], [10.0, 5.0], [0.0, 5.0]]]
-    one = 1 / (1 + 1e-4)
-    third = 1 / (math.sqrt(3) + 1e-4)
-    ten = 10 / (10 + 1e-4)
+    one, third, ten = 1 / (1 + 1e-4), 1 / (math.sqrt(3) + 1e-4), 10 / (10 + 1e-4)
     sums = [one + third, -2 * third, -one + third, ten, 0.0, -ten]
     unit = statistics.stdev(sums) + 1e-4
     expected = float64([(value - statistics.fmean(sums)) / unit for value in sums]).view(2, 3)
-    torch.testing.assert_close(GDPO().credit(evidence(rewards)).mixed, expected, **EXACT)
+    torch.testing.assert_close(composing.method("gdpo").credit(evidence(rewards)).mixed, expected, **EXACT)
 
 
 @pytest.mark.parametrize(
@@ -430,11 +414,10 @@ def test_mgda_over_the_batch_and_over_each_group():
     """z_1 = (1, 0, -1) in both groups, z_2 = (1, -2, 1) / sqrt(3) in the first and silent in the second; orthogonal.
     Batch: |z_1|^2 = 4, |z_2|^2 = 2, weights (2, 4) / 6. Groups: both 2, weights 1/2; then z_1 alone."""
     rewards = [[[1.0, 1.0], [0.0, -2.0], [-1.0, 1.0]], [[1.0, 5.0], [0.0, 5.0], [-1.0, 5.0]]]
-    first = float64([1.0, 0.0, -1.0])
-    second = float64([SQUARE, -2 * SQUARE, SQUARE])
-    batch = MGDA().credit(evidence(rewards)).mixed
+    first, second = float64([1.0, 0.0, -1.0]), float64([SQUARE, -2 * SQUARE, SQUARE])
+    batch = composing.method("mgda").credit(evidence(rewards)).mixed
     torch.testing.assert_close(batch, torch.stack([first / 3 + 2 * second / 3, first / 3]), rtol=0, atol=1e-7)
-    group = MGDA(over="group").credit(evidence(rewards)).mixed
+    group = composing.method("mgda", over="group").credit(evidence(rewards)).mixed
     torch.testing.assert_close(group, torch.stack([(first + second) / 2, first]), rtol=0, atol=1e-7)
 
 
@@ -452,16 +435,15 @@ def test_coca_share_that_is_still_to_come():
 
 def test_coca_last_window_holds_what_is_left():
     """Windows of three over four steps: means .6, 1 after .2, gains .4, .4, shares (1, 1, 1, 3) over 6."""
-    to_go = temporal.reward_to_go(CLEAN[:1], window=3)
-    torch.testing.assert_close(to_go, float64([[1, 5 / 6, 4 / 6, 3 / 6]]), **EXACT)
+    rest = temporal.reward_to_go(CLEAN[:1], window=3)
+    torch.testing.assert_close(rest, float64([[1, 5 / 6, 4 / 6, 3 / 6]]), **EXACT)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.25])
 def test_coca_standardises_all_steps_of_a_group_together(floor):
     """A = (-1, 1) / sqrt(2) times floor + (1 - floor) C: eight numbers, standardised once (their scale drops out)."""
     shaped = (float64([[-1.0], [1.0]]) * (floor + (1 - floor) * TO_GO)).flatten().tolist()
-    unit = statistics.stdev(shaped)
-    mean = statistics.fmean(shaped)
+    unit, mean = statistics.stdev(shaped), statistics.fmean(shaped)
     expected = float64([(value - mean) / unit for value in shaped]).view(2, 4)
     credit = coca.rule(float64([[0.0], [1.0]]), CLEAN, float64([1.0]), window=2, floor=floor)
     torch.testing.assert_close(credit.per_step, expected, rtol=0, atol=1e-5)
@@ -472,7 +454,7 @@ def test_coca_keeps_a_course_that_all_samples_share():
     """The same C for everybody: the mean is 0, and credit falls from step to step as C does."""
     shared = TO_GO[:1].expand(3, 4)
     rewards = float64([[[1.0], [0.0], [-1.0]]])
-    credit = CoCA(span=2).credit(evidence(rewards, clean_similarity=CLEAN[:1].expand(1, 3, 4)))
+    credit = composing.method("coca", span=2).credit(evidence(rewards, clean_similarity=CLEAN[:1].expand(1, 3, 4)))
     torch.testing.assert_close(credit.per_step[0, 0] / credit.per_step[0, 0, 0], shared[0], rtol=0, atol=1e-12)
 
 
@@ -528,13 +510,12 @@ def test_otca_step_mix_by_hand():
     rewards = float64([[2.0, -1.0], [-1.0, 2.0], [-1.0, -1.0]])
     similarity = float64([[0.0, 0.2, 0.4], [0.0, 0.1, 0.4], [0.0, 0.3, 0.4]])
     unit = math.sqrt(0.0204166666667 / 2)
-    gains = float64([[0.1, 0.1], [0.025, 0.225]])
-    halves = (torch.tanh(gains / unit) / 2).tolist()
+    halves = [[math.tanh(q / unit) / 2 for q in row] for row in ([0.1, 0.1], [0.025, 0.225])]
     credit = otca.rule(rewards, similarity, step_mix=True, floor=1.0)  # floor 1: every step weighs 1
     torch.testing.assert_close(credit.per_step, float64([*halves, [-SQUARE, -SQUARE]]), rtol=0, atol=2e-5)
 
     mean = 0.35 / 3
-    halves = (torch.tanh((gains - mean).abs() / unit) / 2).tolist()
+    halves = [[math.tanh(abs(q - mean) / unit) / 2 for q in row] for row in ([0.1, 0.1], [0.025, 0.225])]
     credit = otca.rule(rewards, similarity, step_mix=True, floor=1.0, centred=True)
     torch.testing.assert_close(credit.per_step, float64([*halves, [-SQUARE, -SQUARE]]), rtol=0, atol=2e-5)
 
@@ -542,7 +523,7 @@ def test_otca_step_mix_by_hand():
 def test_tcd_and_otca_agree_where_there_is_one_objective():
     one = REWARDS[:, :1]
     torch.testing.assert_close(
-        OTCA().credit(evidence(one[None], similarity=SIMILARITY[None], steps=4)).per_step,
-        TCD().credit(evidence(one[None], similarity=SIMILARITY[None], steps=4)).per_step,
+        composing.method("otca").credit(evidence(one[None], similarity=SIMILARITY[None], steps=4)).per_step,
+        composing.method("tcd").credit(evidence(one[None], similarity=SIMILARITY[None], steps=4)).per_step,
         **EXACT,
     )

@@ -12,14 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import composing
 from stepcredit import methods
-from stepcredit.flow import schedules, transitions
-from stepcredit.methods.base import Method
-from stepcredit.methods.coca import CoCA
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.dpok import DPOK
-from stepcredit.methods.mgda import MGDA
-from stepcredit.methods.otca import OTCA
+from stepcredit.flow import schedules
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.objective import profile, surrogate
 from stepcredit.records import Evidence
 
@@ -128,8 +124,7 @@ def coca(world, window, floor):
         for i, row in enumerate(clean):
             if np.isnan(z[i]).all():
                 continue
-            sequence = [*row, 1.0]
-            N = len(row)
+            sequence, N = [*row, 1.0], len(row)
             starts = list(range(1, N + 1, window))
             parts = [sequence[a : min(a + window, N + 1)] for a in starts]
             means = [sequence[0]] + [sum(part) / len(part) for part in parts]
@@ -148,8 +143,7 @@ def otca(world, *, when=True, mix=True, floor=0.5, centred=False, recentred=Fals
     out = []
     for group, course, trained in zip(world["rewards"], world["similarity"], world["trained"], strict=True):
         G, N = trained.shape
-        z = clip(z_scores(group))
-        gains = np.diff(course, axis=1)
+        z, gains = clip(z_scores(group)), np.diff(course, axis=1)
         raised = np.where(trained, np.maximum(gains, 0) + 1e-6, 0)
         share = raised / raised.sum(1, keepdims=True)
         weights = np.where(trained, floor + (1 - floor) * trained.sum(1, keepdims=True) * share if when else 1.0, 0)
@@ -171,42 +165,42 @@ def otca(world, *, when=True, mix=True, floor=0.5, centred=False, recentred=Fals
     return np.stack(out)
 
 
-def default(name):
-    module = getattr(methods, name)
-    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    return next(item for item in own if issubclass(item, Method))()
-
-
 CASES = {
-    "coca": (default("coca"), lambda world: coca(world, 5, 0.0)),
-    "coca, windows of 2, floor": (CoCA(span=2, floor=0.3), lambda world: coca(world, 2, 0.3)),
-    "dance_grpo": (default("dance_grpo"), dance),
-    "dance_grpo, rewards": (DanceGRPO(mix_of="rewards"), lambda world: dance(world, "rewards")),
-    "dance_grpo, losses": (DanceGRPO(mix_of="losses"), lambda world: dance(world, "losses")),
-    "ddpo": (default("ddpo"), lambda world: summed(world, scale="group", eps=1e-6)),
-    "dpok": (default("dpok"), lambda world: dpok(world, "group")),
-    "dpok, no baseline": (DPOK(baseline="none"), lambda world: dpok(world, "none")),
-    "flash_grpo": (default("flash_grpo"), lambda world: summed(world, scale="group")),
-    "flow_cps": (default("flow_cps"), lambda world: summed(world, scale="batch")),
-    "flow_dppo": (default("flow_dppo"), lambda world: summed(world, scale="batch")),
-    "flow_grpo": (default("flow_grpo"), lambda world: summed(world, scale="batch")),
-    "gdpo": (default("gdpo"), gdpo),
-    "grpo_guard": (default("grpo_guard"), lambda world: summed(world, scale="batch")),
-    "mgda": (default("mgda"), lambda world: mgda(world, "batch")),
-    "mgda, group": (MGDA(over="group"), lambda world: mgda(world, "group")),
-    "moca": (default("moca"), lambda world: otca(world, when=False)),
-    "otca": (default("otca"), otca),
-    "otca, centred": (OTCA(centred=True, floor=0.1), lambda world: otca(world, centred=True, floor=0.1)),
-    "otca, recentred": (OTCA(recentred=True), lambda world: otca(world, recentred=True)),
-    "otca, objective floor": (OTCA(objective_floor=0.4), lambda world: otca(world, bottom=0.4)),
-    "otca, step mix": (OTCA(step_mix=True, centred=True), lambda world: otca(world, step_mix=True, centred=True)),
+    "coca": (composing.method("coca"), lambda world: coca(world, 5, 0.0)),
+    "coca, windows of 2, floor": (composing.method("coca", span=2, floor=0.3), lambda world: coca(world, 2, 0.3)),
+    "dance_grpo": (composing.method("dance_grpo"), dance),
+    "dance_grpo, rewards": (composing.method("dance_grpo", mix_of="rewards"), lambda world: dance(world, "rewards")),
+    "dance_grpo, losses": (composing.method("dance_grpo", mix_of="losses"), lambda world: dance(world, "losses")),
+    "ddpo": (composing.method("ddpo"), lambda world: summed(world, scale="group", eps=1e-6)),
+    "dpok": (composing.method("dpok"), lambda world: dpok(world, "group")),
+    "dpok, no baseline": (composing.method("dpok", baseline="none"), lambda world: dpok(world, "none")),
+    "flash_grpo": (composing.method("flash_grpo"), lambda world: summed(world, scale="group")),
+    "flow_cps": (composing.method("flow_cps"), lambda world: summed(world, scale="batch")),
+    "flow_dppo": (composing.method("flow_dppo"), lambda world: summed(world, scale="batch")),
+    "flow_grpo": (composing.method("flow_grpo"), lambda world: summed(world, scale="batch")),
+    "gdpo": (composing.method("gdpo"), gdpo),
+    "grpo_guard": (composing.method("grpo_guard"), lambda world: summed(world, scale="batch")),
+    "mgda": (composing.method("mgda"), lambda world: mgda(world, "batch")),
+    "mgda, group": (composing.method("mgda", over="group"), lambda world: mgda(world, "group")),
+    "moca": (composing.method("moca"), lambda world: otca(world, when=False)),
+    "otca": (composing.method("otca"), otca),
+    "otca, centred": (
+        composing.method("otca", centred=True, floor=0.1),
+        lambda world: otca(world, centred=True, floor=0.1),
+    ),
+    "otca, recentred": (composing.method("otca", recentred=True), lambda world: otca(world, recentred=True)),
+    "otca, objective floor": (composing.method("otca", objective_floor=0.4), lambda world: otca(world, bottom=0.4)),
+    "otca, step mix": (
+        composing.method("otca", step_mix=True, centred=True),
+        lambda world: otca(world, step_mix=True, centred=True),
+    ),
     "otca, all": (
-        OTCA(step_mix=True, recentred=True, objective_floor=0.2),
+        composing.method("otca", step_mix=True, recentred=True, objective_floor=0.2),
         lambda world: otca(world, step_mix=True, recentred=True, bottom=0.2),
     ),
-    "pcpo": (default("pcpo"), dance),
-    "tcd": (default("tcd"), lambda world: otca(world, mix=False)),
-    "tempflow_grpo": (default("tempflow_grpo"), lambda world: summed(world, scale="group")),
+    "pcpo": (composing.method("pcpo"), dance),
+    "tcd": (composing.method("tcd"), lambda world: otca(world, mix=False)),
+    "tempflow_grpo": (composing.method("tempflow_grpo"), lambda world: summed(world, scale="group")),
 }
 
 
@@ -217,10 +211,7 @@ def test_every_method_has_a_twin():
 def drawn(seed):
     """A rollout with every size, a silent objective now and then, and samples without some or any score."""
     draw = np.random.default_rng(seed)
-    P = draw.integers(1, 4)
-    G = draw.integers(3, 13)
-    K = draw.integers(1, 5)
-    N = draw.integers(2, 9)
+    P, G, K, N = draw.integers(1, 4), draw.integers(3, 13), draw.integers(1, 5), draw.integers(2, 9)
     rewards = draw.normal(size=(P, G, K)) * draw.choice([0.02, 1.0, 7.0], size=K)
     if seed % 3 == 0:
         rewards[draw.random((P, G, K)) < 0.1] = math.nan
@@ -245,10 +236,9 @@ def test_credit_of_a_whole_rollout(method, twin):
         evidence = Evidence(
             rewards=tensors["rewards"],
             weights=tensors["weights"],
-            similarity=tensors["similarity"],
-            clean_similarity=tensors["clean"],
             trained=tensors["trained"],
-            transitions=transitions("dance_sde", schedules.linear(world["trained"].shape[-1]), noise_level=0.3),
+            transitions=read_transitions("dance_sde", schedules.linear(world["trained"].shape[-1]), noise_level=0.3),
+            seen={"similarity": tensors["similarity"], "clean_similarity": tensors["clean"]},
         )
         tolerance = 1e-5 if method.type == "mgda" else 1e-10
         per_step = method.credit(evidence).per_step.numpy()
@@ -279,16 +269,14 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
     draw = np.random.default_rng(3)
     for N in (2, 5, 16):
         levels = schedules.shifted(N, shift=3)
-        path = transitions(kernel, levels, noise_level=eta)
-        s = levels.tolist()
+        ours, s = read_transitions(kernel, levels, noise_level=eta), levels.tolist()
         pairs = [constants(kernel, s[n], s[n + 1], eta) for n in range(N - 1)]
-        np.testing.assert_allclose(path.slope[:-1], [slope for slope, _ in pairs], rtol=1e-10)
-        np.testing.assert_allclose(path.std[:-1], [std for _, std in pairs], rtol=1e-10)
+        np.testing.assert_allclose(ours.slope[:-1], [slope for slope, _ in pairs], rtol=1e-10)
+        np.testing.assert_allclose(ours.std[:-1], [std for _, std in pairs], rtol=1e-10)
         counts = np.append(draw.integers(0, 4, size=N - 1), 0.0)
         counts[0] = 2
         for which in ("native", "noise", "step_length", "uniform", "per_length", "error"):
-            native = []
-            wanted = []
+            native, wanted = [], []
             for n, (slope, std) in enumerate(pairs):
                 D = s[n] - s[n + 1]
                 native.append(slope / std)
@@ -302,7 +290,7 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
             for preserve, scale in (("gradient", zeta), ("factor", 1 / mean), ("nothing", 1.0)):
                 expected = [scale * wanted[n] / native[n] if n in on else 1.0 for n in range(N - 1)] + [1.0]
                 actual = profile.factors(
-                    path.slope, path.std, path.length, torch.from_numpy(counts), profile=which, preserve=preserve
+                    ours.slope, ours.std, ours.length, torch.from_numpy(counts), profile=which, preserve=preserve
                 )
                 np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
@@ -311,12 +299,10 @@ def test_constants_and_factors_of_every_profile(kernel, eta):
 def test_log_ratios(form):
     draw = np.random.default_rng(5)
     old, move, noise = draw.normal(size=(3, 6, 4, 2))
-    std = draw.uniform(0.05, 2, size=6)
-    factor = draw.uniform(0.1, 3, size=6)
+    std, factor = draw.uniform(0.05, 2, size=6), draw.uniform(0.1, 3, size=6)
     expected = []
     for b in range(6):
-        y = old[b] + std[b] * noise[b]
-        new = old[b] + move[b]
+        y, new = old[b] + std[b] * noise[b], old[b] + move[b]
         dense = np.mean(((y - old[b]) ** 2 - (y - new) ** 2) / (2 * std[b] ** 2))
         bias = np.mean((new - old[b]) ** 2) / (2 * std[b] ** 2)
         scaled = old[b] + factor[b] * move[b]
@@ -343,8 +329,7 @@ def test_heads():
         expected["unclipped"].append(-A * step)
         away = (rho > 1 and A > 0) or (rho < 1 and A < 0)
         expected["trust_region"].append(0.0 if far >= limit and away else -A * rho)
-    step = torch.from_numpy(log_ratio)
-    A = torch.from_numpy(credit)
+    step, A = torch.from_numpy(log_ratio), torch.from_numpy(credit)
     actual = {
         "clipped": surrogate.clipped(step, A, clip=limit),
         "hinge": surrogate.hinge(step, A, clip=limit),

@@ -10,30 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import composing
 from stepcredit.credit import advantage, assign, mix, temporal
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.methods import dance_grpo, moca, otca, tcd
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.flow_grpo import FlowGRPO
-from stepcredit.methods.moca import MOCA
-from stepcredit.methods.otca import OTCA
-from stepcredit.methods.tcd import TCD
 from stepcredit.records import Evidence
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 few = settings(max_examples=15, deadline=None, derandomize=True)  # for tests that are repeated per method or reading
 
 METHODS = {
-    "otca": OTCA(),
-    "otca, centred": OTCA(centred=True),
-    "otca, waterfill": OTCA(weights="waterfill"),
-    "tcd": TCD(),
-    "moca": MOCA(),
-    "dance_grpo": DanceGRPO(),
-    "dance_grpo, rewards": DanceGRPO(mix_of="rewards"),
-    "flow_grpo": FlowGRPO(),
-    "flow_grpo, group": FlowGRPO(scale="group"),
+    "otca": composing.method("otca"),
+    "otca, centred": composing.method("otca", centred=True),
+    "otca, waterfill": composing.method("otca", weights="waterfill"),
+    "tcd": composing.method("tcd"),
+    "moca": composing.method("moca"),
+    "dance_grpo": composing.method("dance_grpo"),
+    "dance_grpo, rewards": composing.method("dance_grpo", mix_of="rewards"),
+    "flow_grpo": composing.method("flow_grpo"),
+    "flow_grpo, group": composing.method("flow_grpo", scale="group"),
 }
 UNIFORM = [name for name in METHODS if name.startswith(("moca", "dance", "flow"))]
 PER_OBJECTIVE = ["otca", "otca, centred", "otca, waterfill", "tcd", "moca", "dance_grpo"]
@@ -95,10 +91,9 @@ def assigned(method, rewards, gains, trained=None):
     evidence = Evidence(
         rewards=rewards[None],
         weights=torch.ones(rewards.shape[1], dtype=torch.float64),
-        similarity=similarity,
-        clean_similarity=similarity[..., 1:],
         trained=(everything if trained is None else trained).expand(1, *gains.shape),
-        transitions=transitions(method.kernel, schedules.linear(gains.shape[1]), noise_level=method.noise_level),
+        transitions=method.sampler.at(schedules.linear(gains.shape[1])).transitions,
+        seen={"similarity": similarity, "clean_similarity": similarity[..., 1:]},
     )
     return method.credit(evidence)
 
@@ -557,7 +552,7 @@ def test_credit_is_clipped(method):
     """24 samples, one of them far away: its standardised score is (G - 1) / sqrt(G) = 4.69."""
     rewards = torch.zeros(24, 1, dtype=torch.float64)
     rewards[0] = 1.0
-    tight = method.model_copy(update={"advantage_clip": 2.0})
+    tight = method.model_copy(update={"rule": method.rule.model_copy(update={"advantage_clip": 2.0})})
     gains = torch.full((24, 2), 0.25, dtype=torch.float64)
     assert assigned(method, rewards, gains).mixed[0, 0] > 4.6
     assert assigned(tight, rewards, gains).mixed[0, 0] == 2.0
@@ -614,7 +609,9 @@ def test_tcd_on_a_flat_trajectory_is_dance_grpo_on_the_mean(group, gain):
 @few
 @given(groups(objectives=(1, 1)))
 def test_with_one_objective_dance_grpo_may_mix_before_or_after(group):
-    before, after = (assigned(DanceGRPO(mix_of=mix_of), *group) for mix_of in ("rewards", "advantages"))
+    before, after = (
+        assigned(composing.method("dance_grpo", mix_of=mix_of), *group) for mix_of in ("rewards", "advantages")
+    )
     close(before.per_step, after.per_step, atol=1e-12)
 
 
@@ -635,10 +632,9 @@ def flow_evidence(rewards, weights):
     return Evidence(
         rewards=rewards,
         weights=weights,
-        similarity=similarity,
-        clean_similarity=similarity[..., 1:],
         trained=torch.ones(*rewards.shape[:2], count, dtype=torch.bool),
-        transitions=transitions("flow_sde", schedules.linear(count), noise_level=0.7),
+        transitions=read_transitions("flow_sde", schedules.linear(count), noise_level=0.7),
+        seen={"similarity": similarity, "clean_similarity": similarity[..., 1:]},
     )
 
 
@@ -652,18 +648,18 @@ def test_flow_grpo_centres_by_group_and_scales_by_the_batch(prompts, samples, ob
     centred = scores - scores.mean(1, keepdim=True)
     population = {"correction": 0}
 
-    batch = FlowGRPO(scale="batch").credit(flow_evidence(rewards, weights))
+    batch = composing.method("flow_grpo", scale="batch").credit(flow_evidence(rewards, weights))
     expected = centred / (scores.std(**population) + 1e-4)
     close(batch.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
-    group = FlowGRPO(scale="group").credit(flow_evidence(rewards, weights))
+    group = composing.method("flow_grpo", scale="group").credit(flow_evidence(rewards, weights))
     expected = centred / (scores.std(1, keepdim=True, **population) + 1e-4)
     close(group.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
 
 def test_flow_grpo_leaves_missing_scores_out_of_the_scale_of_the_batch():
     rewards = torch.tensor([[[1.0], [2.0], [float("nan")]], [[4.0], [5.0], [9.0]]], dtype=torch.float64)
-    credit = FlowGRPO().credit(flow_evidence(rewards, torch.ones(1, dtype=torch.float64)))
+    credit = composing.method("flow_grpo").credit(flow_evidence(rewards, torch.ones(1, dtype=torch.float64)))
     scale = torch.tensor([1.0, 2.0, 4.0, 5.0, 9.0], dtype=torch.float64).std(correction=0) + 1e-4
     expected = torch.tensor([[-0.5, 0.5, 0.0], [-2.0, -1.0, 3.0]], dtype=torch.float64) / scale
     close(credit.mixed, expected, atol=1e-12)
@@ -672,5 +668,7 @@ def test_flow_grpo_leaves_missing_scores_out_of_the_scale_of_the_batch():
 def test_flow_grpo_survives_a_rollout_without_a_single_score():
     rewards = torch.full((2, 3, 2), torch.nan, dtype=torch.float64)
     for scale in ("batch", "group"):
-        credit = FlowGRPO(scale=scale).credit(flow_evidence(rewards, torch.ones(2, dtype=torch.float64)))
+        credit = composing.method("flow_grpo", scale=scale).credit(
+            flow_evidence(rewards, torch.ones(2, dtype=torch.float64))
+        )
         assert (credit.per_step == 0).all()

@@ -3,50 +3,36 @@
 Rewards are drawn from a dyadic grid, so that ties and objectives without spread are common and shifts are exact.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import composing
 from stepcredit import methods
 from stepcredit.credit import advantage, mix, temporal
-from stepcredit.flow import schedules, transitions
+from stepcredit.flow import schedules
 from stepcredit.flow.kernels import KERNELS
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.methods import otca, tcd
-from stepcredit.methods.base import Method
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.dpok import DPOK
-from stepcredit.methods.flash_grpo import FlashGRPO
-from stepcredit.methods.flow_cps import FlowCPS
-from stepcredit.methods.gdpo import GDPO
-from stepcredit.methods.grpo_guard import GRPOGuard
-from stepcredit.methods.mgda import MGDA
-from stepcredit.methods.otca import OTCA
-from stepcredit.methods.pcpo import PCPO
-from stepcredit.methods.tempflow_grpo import TempFlowGRPO
 from stepcredit.objective import profile, surrogate
 from stepcredit.records import Evidence
 
 few = settings(max_examples=4, deadline=None, derandomize=True)  # for tests that are repeated per rule
-few = settings(max_examples=20, deadline=None, derandomize=True)
+some = settings(max_examples=20, deadline=None, derandomize=True)
 
 
-def default(name):
-    """The method of a file, with its own defaults."""
-    module = getattr(methods, name)
-    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    return next(item for item in own if issubclass(item, Method))()
-
-
-RULES = {name: default(name) for name in methods.names()} | {
-    "dance_grpo, rewards": DanceGRPO(mix_of="rewards"),
-    "dance_grpo, losses": DanceGRPO(mix_of="losses"),
-    "mgda, group": MGDA(over="group"),
-    "otca, recentred": OTCA(recentred=True, centred=True),
-    "otca, objective floor": OTCA(objective_floor=0.5),
-    "otca, step mix": OTCA(step_mix=True, centred=True),
-    "dpok, no baseline": DPOK(baseline="none"),
+RULES = {name: composing.method(name) for name in methods.names()} | {
+    "dance_grpo, rewards": composing.method("dance_grpo", mix_of="rewards"),
+    "dance_grpo, losses": composing.method("dance_grpo", mix_of="losses"),
+    "mgda, group": composing.method("mgda", over="group"),
+    "otca, recentred": composing.method("otca", recentred=True, centred=True),
+    "otca, objective floor": composing.method("otca", objective_floor=0.5),
+    "otca, step mix": composing.method("otca", step_mix=True, centred=True),
+    "dpok, no baseline": composing.method("dpok", baseline="none"),
 }
 STANDARDISED = [
     "coca",
@@ -90,26 +76,35 @@ def rollouts(draw, prompts=(1, 2), samples=(3, 5), objectives=(1, 3), steps=(2, 
     return Evidence(
         rewards=torch.from_numpy(draw(eighths)).double() / 8,
         weights=torch.tensor(quarters, dtype=torch.float64) / 4,
-        similarity=course[0].sort(-1).values,
-        clean_similarity=course[1, ..., :N],
         trained=torch.ones(P, G, N, dtype=torch.bool),
-        transitions=transitions("dance_sde", schedules.linear(N), noise_level=0.3),
+        transitions=read_transitions("dance_sde", schedules.linear(N), noise_level=0.3),
+        seen={"similarity": course[0].sort(-1).values, "clean_similarity": course[1, ..., :N]},
     )
 
 
-def changed(evidence, **parts):
-    return Evidence(**{name: parts.get(name, value) for name, value in vars(evidence).items()})
+def of_samples(evidence, change):
+    """What is known of each sample, changed in one way: scores, trained steps, and what observers saw."""
+    return replace(
+        evidence,
+        rewards=change(evidence.rewards),
+        trained=change(evidence.trained),
+        seen={name: change(tensor) for name, tensor in evidence.seen.items()},
+    )
 
 
 def rows(evidence, order):
     """Only these samples, in this order."""
-    parts = ("rewards", "similarity", "clean_similarity", "trained")
-    return changed(evidence, **{name: getattr(evidence, name)[:, order] for name in parts})
+    return of_samples(evidence, lambda tensor: tensor[:, order])
+
+
+def with_part(method, part, **settings):
+    """The method with other settings of its plan or its rule."""
+    return method.model_copy(update={part: getattr(method, part).model_copy(update=settings)})
 
 
 def columns(evidence, order):
     """Only these objectives, in this order, each with its weight."""
-    return changed(evidence, rewards=evidence.rewards[..., order], weights=evidence.weights[order])
+    return replace(evidence, rewards=evidence.rewards[..., order], weights=evidence.weights[order])
 
 
 # --- promises of every rule
@@ -128,8 +123,7 @@ def test_permuted_samples_permute_the_credit(method, evidence, random):
 @few
 @given(rollouts(prompts=(2, 3)))
 def test_permuted_prompts_permute_the_credit(method, evidence):
-    parts = ("rewards", "similarity", "clean_similarity", "trained")
-    turned = changed(evidence, **{name: getattr(evidence, name).flip(0) for name in parts})
+    turned = of_samples(evidence, lambda tensor: tensor.flip(0))
     close(method.credit(turned).per_step, method.credit(evidence).per_step.flip(0))
 
 
@@ -149,7 +143,7 @@ def test_objectives_in_another_order_with_their_weights_leave_the_credit(method,
 def test_a_constant_added_to_an_objective_changes_nothing(method, evidence, eighths):
     moved = evidence.rewards.clone()
     moved[..., 0] += eighths / 8
-    close(method.credit(changed(evidence, rewards=moved)).per_step, method.credit(evidence).per_step)
+    close(method.credit(replace(evidence, rewards=moved)).per_step, method.credit(evidence).per_step)
 
 
 @with_baseline
@@ -157,7 +151,7 @@ def test_a_constant_added_to_an_objective_changes_nothing(method, evidence, eigh
 @given(rollouts())
 def test_an_objective_that_is_constant_is_as_good_as_absent(method, evidence):
     silent = torch.full_like(evidence.rewards[..., :1], 0.75)
-    more = changed(
+    more = replace(
         evidence,
         rewards=torch.cat([evidence.rewards, silent], dim=-1),
         weights=torch.cat([evidence.weights, evidence.weights.new_ones(1)]),
@@ -172,25 +166,26 @@ def test_rules_that_standardise_each_objective_ignore_its_scale(method, evidence
     """Up to the eps beside the standard deviation, of which GDPO's 1e-4 is the largest; scores differ by 1/8."""
     scaled = evidence.rewards.clone()
     scaled[..., 0] *= scale
-    close(method.credit(changed(evidence, rewards=scaled)).per_step, method.credit(evidence).per_step, atol=2e-2)
+    close(method.credit(replace(evidence, rewards=scaled)).per_step, method.credit(evidence).per_step, atol=2e-2)
 
 
 @named(SUMMED)
 def test_rules_that_sum_scores_follow_the_larger_scale(method):
     """Two objectives that disagree: the sample that the enlarged one prefers becomes the best."""
-    N = 3
-    rewards = torch.tensor([[[1.0, 0.0], [0.0, 1.5], [0.2, 0.3]]], dtype=torch.float64)
+    N, rewards = 3, torch.tensor([[[1.0, 0.0], [0.0, 1.5], [0.2, 0.3]]], dtype=torch.float64)
     evidence = Evidence(
         rewards=rewards,
         weights=torch.ones(2, dtype=torch.float64),
-        similarity=torch.linspace(0, 1, N + 1, dtype=torch.float64).expand(1, 3, -1),
-        clean_similarity=torch.linspace(0, 0.9, N, dtype=torch.float64).expand(1, 3, -1),
         trained=torch.ones(1, 3, N, dtype=torch.bool),
-        transitions=transitions("dance_sde", schedules.linear(N), noise_level=0.3),
+        transitions=read_transitions("dance_sde", schedules.linear(N), noise_level=0.3),
+        seen={
+            "similarity": torch.linspace(0, 1, N + 1, dtype=torch.float64).expand(1, 3, -1),
+            "clean_similarity": torch.linspace(0, 0.9, N, dtype=torch.float64).expand(1, 3, -1),
+        },
     )
     scaled = rewards * torch.tensor([2.0, 1.0], dtype=torch.float64)
     assert method.credit(evidence).per_step[0, :, 0].argmax() == 1
-    assert method.credit(changed(evidence, rewards=scaled)).per_step[0, :, 0].argmax() == 0
+    assert method.credit(replace(evidence, rewards=scaled)).per_step[0, :, 0].argmax() == 0
 
 
 @every_rule
@@ -199,7 +194,7 @@ def test_rules_that_sum_scores_follow_the_larger_scale(method):
 def test_untrained_transitions_get_exactly_nothing(method, evidence, seed):
     trained = uniform(seed, *evidence.trained.shape) < 0.6
     trained[..., 0] = True
-    credit = method.credit(changed(evidence, trained=trained))
+    credit = method.credit(replace(evidence, trained=trained))
     assert (credit.per_step[~trained] == 0).all()
     assert (credit.weights[~trained] == 0).all()
     assert credit.terms is None or (credit.terms[~trained] == 0).all()
@@ -209,7 +204,7 @@ def test_untrained_transitions_get_exactly_nothing(method, evidence, seed):
 @few
 @given(rollouts())
 def test_credit_is_finite_and_carries_no_gradient(method, evidence):
-    wanting = changed(evidence, rewards=evidence.rewards.clone().requires_grad_())
+    wanting = replace(evidence, rewards=evidence.rewards.clone().requires_grad_())
     credit = method.credit(wanting)
     assert not any(tensor.requires_grad for tensor in credit.tensors().values())
     assert credit.per_step.isfinite().all()
@@ -222,23 +217,23 @@ def test_credit_is_finite_and_carries_no_gradient(method, evidence):
 def test_a_sample_that_is_not_a_number_loses_only_itself(method, broken, evidence, place):
     """Without scores or without anything finite: the others are as good as without it. OTCA's strength looks at the
     trajectories of those without scores too, so there only the sample itself is asked."""
-    parts = {"rewards": evidence.rewards.clone()}
+    spoilt = of_samples(evidence, torch.clone)
+    spoilt.rewards[:, place] = torch.nan
     if broken == "everything":
-        parts |= {name: getattr(evidence, name).clone() for name in ("similarity", "clean_similarity")}
-    for tensor in parts.values():
-        tensor[:, place] = torch.nan
-    siblings = [row for row in range(evidence.rewards.shape[1]) if row != place]
-    credit = method.credit(changed(evidence, **parts))
+        for tensor in spoilt.seen.values():
+            tensor[:, place] = torch.nan
+    others = [row for row in range(evidence.rewards.shape[1]) if row != place]
+    credit = method.credit(spoilt)
     assert (credit.per_step[:, place] == 0).all()
     if broken == "everything" or method.type not in ("otca", "moca"):
-        close(credit.per_step[:, siblings], method.credit(rows(evidence, siblings)).per_step)
+        close(credit.per_step[:, others], method.credit(rows(evidence, others)).per_step)
 
 
 @with_baseline
 @few
 @given(rollouts())
 def test_samples_that_are_equally_good_get_nothing(method, evidence):
-    alike = changed(evidence, rewards=evidence.rewards[:, :1].expand_as(evidence.rewards).contiguous())
+    alike = replace(evidence, rewards=evidence.rewards[:, :1].expand_as(evidence.rewards).contiguous())
     assert (method.credit(alike).per_step == 0).all()
 
 
@@ -247,11 +242,11 @@ def test_samples_that_are_equally_good_get_nothing(method, evidence):
 @given(rollouts(samples=(4, 5)), st.integers(2, 4))
 def test_best_of_keeps_so_many_samples_of_each_group_and_enlarges_them(method, evidence, count):
     every = method.credit(evidence)
-    best = method.model_copy(update={"best_of": count}).credit(evidence)
-    chosen = (best.per_step != 0).any(-1)
-    assert (chosen.sum(-1) <= count).all()
+    best = with_part(method, "plan", best_of=count).credit(evidence)
+    kept = (best.per_step != 0).any(-1)
+    assert (kept.sum(-1) <= count).all()
     G = evidence.rewards.shape[1]
-    close(best.per_step[chosen], every.per_step[chosen] * G / count, atol=1e-12)
+    close(best.per_step[kept], every.per_step[kept] * G / count, atol=1e-12)
 
 
 # --- promises of single rules
@@ -263,33 +258,33 @@ def test_best_of_keeps_so_many_samples_of_each_group_and_enlarges_them(method, e
 @few
 @given(rollouts())
 def test_every_group_has_mean_zero(method, evidence):
-    per_step = method.model_copy(update={"advantage_clip": 100.0}).credit(evidence).per_step
+    per_step = with_part(method, "rule", advantage_clip=100.0).credit(evidence).per_step
     close(per_step.mean(1), torch.zeros_like(per_step[:, 0]))
 
 
-@few
+@some
 @given(rollouts())
 def test_dpok_with_a_baseline_has_mean_zero_in_the_units_of_the_reward(evidence):
-    credit = DPOK(advantage_clip=100.0).credit(evidence)
+    credit = composing.method("dpok", advantage_clip=100.0).credit(evidence)
     summed = (evidence.rewards * evidence.weights).sum(-1)
     close(credit.mixed, summed - summed.mean(1, keepdim=True))
 
 
-@few
+@some
 @given(rollouts())
 def test_terms_of_dance_grpo_add_up_to_its_credit(evidence):
     close(
-        DanceGRPO(mix_of="losses", advantage_clip=100.0).credit(evidence).terms.sum(-1),
-        DanceGRPO(advantage_clip=100.0).credit(evidence).per_step,
+        composing.method("dance_grpo", mix_of="losses", advantage_clip=100.0).credit(evidence).terms.sum(-1),
+        composing.method("dance_grpo", advantage_clip=100.0).credit(evidence).per_step,
         atol=1e-12,
     )
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 3)))
 def test_gdpo_is_white_over_the_batch(evidence):
     """Mean 0 and standard deviation 1, but for the eps of 1e-4, over the groups that have an opinion."""
-    credit = GDPO().credit(evidence)
+    credit = composing.method("gdpo").credit(evidence)
     heard = ~credit.advantages.isnan().all(-1)
     assume(credit.mixed[heard].unique().numel() > 1)
     assert (credit.mixed[~heard] == 0).all()
@@ -302,12 +297,11 @@ def test_gdpo_is_white_over_the_batch(evidence):
 
 @st.composite
 def opinions(draw):
-    rows = draw(st.integers(1, 8))
-    K = draw(st.integers(1, 5))
+    rows, K = draw(st.integers(1, 8)), draw(st.integers(1, 5))
     return torch.from_numpy(draw(arrays("int64", (rows, K), elements=st.integers(-12, 12)))).double() / 4
 
 
-@few
+@some
 @given(opinions())
 def test_weights_of_the_shortest_vector_are_on_the_simplex_and_satisfy_kkt(advantages):
     """a_k . z >= |z|^2 for every objective, with equality for those that count."""
@@ -321,7 +315,7 @@ def test_weights_of_the_shortest_vector_are_on_the_simplex_and_satisfy_kkt(advan
     assert (slack[weights > 1e-4].abs() <= 1e-5 * scale).all()
 
 
-@few
+@some
 @given(opinions(), seeds)
 def test_no_mix_is_shorter(advantages, seed):
     K = advantages.shape[1]
@@ -332,10 +326,10 @@ def test_no_mix_is_shorter(advantages, seed):
     assert shortest <= reached.min() + 1e-9 * (1 + advantages.square().sum())
 
 
-@few
+@some
 @given(rollouts(objectives=(2, 3)))
 def test_mgda_is_no_longer_than_any_objective(evidence):
-    credit = MGDA().credit(evidence)
+    credit = composing.method("mgda").credit(evidence)
     heard = ~credit.advantages.isnan().flatten(0, 1).all(0)
     assume(heard.any())
     lengths = credit.advantages.nan_to_num(0.0).square().sum((0, 1))[heard]
@@ -343,11 +337,11 @@ def test_mgda_is_no_longer_than_any_objective(evidence):
     assert (credit.coefficients[..., ~heard] == 0).all()
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1), objectives=(2, 2)))
 def test_mgda_of_two_objectives_in_one_group_is_their_mean(evidence):
     """Standardised columns are equally long, so the shortest mix of two is half and half."""
-    credit = MGDA().credit(evidence)
+    credit = composing.method("mgda").credit(evidence)
     assume(not credit.advantages.isnan().any())
     close(credit.mixed, credit.advantages.mean(-1), atol=1e-5)
 
@@ -355,18 +349,18 @@ def test_mgda_of_two_objectives_in_one_group_is_their_mean(evidence):
 # --- CoCA
 
 
-@few
+@some
 @given(seeds, st.integers(1, 8), st.integers(1, 9))
 def test_reward_to_go_starts_at_one_and_falls_alike_within_a_window(seed, steps, window):
     clean = uniform(seed, 3, steps)
-    to_go = temporal.reward_to_go(clean, window=window)
-    close(to_go[:, 0], torch.ones(3, dtype=torch.float64))
-    share = torch.cat([to_go, torch.zeros(3, 1, dtype=torch.float64)], dim=-1).diff(dim=-1)
+    rest = temporal.reward_to_go(clean, window=window)
+    close(rest[:, 0], torch.ones(3, dtype=torch.float64))
+    share = torch.cat([rest, torch.zeros(3, 1, dtype=torch.float64)], dim=-1).diff(dim=-1)
     for part in share.split(window, dim=-1):
         close(part, part[:, :1].expand_as(part))
 
 
-@few
+@some
 @given(seeds, st.integers(1, 8))
 def test_reward_to_go_of_single_steps_telescopes(seed, steps):
     """C_n = (1 - S_n) / (1 - S_0): the similarity that is missing, over what was missing at first."""
@@ -377,21 +371,19 @@ def test_reward_to_go_of_single_steps_telescopes(seed, steps):
 # --- OTCA's variants
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1)), st.booleans(), st.booleans())
 def test_recentred_otca_has_mean_zero_at_every_step(evidence, step_mix, centred):
-    rewards = evidence.rewards[0]
-    similarity = evidence.similarity[0]
+    rewards, similarity = evidence.rewards[0], evidence.seen["similarity"][0]
     assume(not advantage.standardise(rewards).isnan().all())
     credit = otca.rule(rewards, similarity, floor=1.0, recentred=True, step_mix=step_mix, centred=centred)
     close(credit.per_step.mean(0), torch.zeros_like(credit.per_step[0]))
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1)), st.booleans())
 def test_objective_floor_leads_from_the_paper_to_tcd(evidence, step_mix):
-    rewards = evidence.rewards[0]
-    similarity = evidence.similarity[0]
+    rewards, similarity = evidence.rewards[0], evidence.seen["similarity"][0]
     low, half, high = (
         otca.rule(rewards, similarity, objective_floor=floor, step_mix=step_mix).per_step for floor in (0.0, 0.5, 1.0)
     )
@@ -400,34 +392,31 @@ def test_objective_floor_leads_from_the_paper_to_tcd(evidence, step_mix):
     close(half, (low + high) / 2)
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1)), st.booleans())
 def test_mix_of_every_step_is_between_the_objectives(evidence, centred):
-    credit = otca.rule(evidence.rewards[0], evidence.similarity[0], step_mix=True, centred=centred)
-    low = credit.advantages.nan_to_num(torch.inf).amin(-1)
-    high = credit.advantages.nan_to_num(-torch.inf).amax(-1)
+    credit = otca.rule(evidence.rewards[0], evidence.seen["similarity"][0], step_mix=True, centred=centred)
+    low, high = credit.advantages.nan_to_num(torch.inf).amin(-1), credit.advantages.nan_to_num(-torch.inf).amax(-1)
     assume(low.isfinite().all())
     good = credit.per_step / credit.weights
     assert (good >= low[:, None] - 1e-9).all()
     assert (good <= high[:, None] + 1e-9).all()
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1), objectives=(1, 1)), st.booleans(), st.booleans())
 def test_otca_of_one_objective_is_tcd(evidence, step_mix, centred):
-    rewards = evidence.rewards[0]
-    similarity = evidence.similarity[0]
+    rewards, similarity = evidence.rewards[0], evidence.seen["similarity"][0]
     several = otca.rule(rewards, similarity, step_mix=step_mix, centred=centred)
     close(several.per_step, tcd.rule(rewards, similarity).per_step)
 
 
-@few
+@some
 @given(rollouts(prompts=(1, 1), steps=(1, 1)), st.booleans())
 def test_step_mix_of_a_single_step_is_no_step_mix(evidence, centred):
-    rewards = evidence.rewards[0]
-    similarity = evidence.similarity[0]
-    plain, stepwise = (otca.rule(rewards, similarity, step_mix=mixed, centred=centred) for mixed in (False, True))
-    close(plain.per_step, stepwise.per_step)
+    rewards, similarity = evidence.rewards[0], evidence.seen["similarity"][0]
+    one, other = (otca.rule(rewards, similarity, step_mix=mixed, centred=centred) for mixed in (False, True))
+    close(one.per_step, other.per_step)
 
 
 # --- which steps count
@@ -439,7 +428,7 @@ def samplers(draw):
     kernel = draw(st.sampled_from(["flow_sde", "dance_sde", "cps", "ddim"]))
     N = draw(st.integers(2, 9))
     levels = schedules.shifted(N, shift=draw(st.sampled_from([1.0, 3.0, 5.0])))
-    constants = transitions(kernel, levels, noise_level=draw(st.sampled_from([0.3, 0.7, 0.9])))
+    constants = read_transitions(kernel, levels, noise_level=draw(st.sampled_from([0.3, 0.7, 0.9])))
     counts = draw(st.lists(st.integers(0, 4), min_size=N - 1, max_size=N - 1).filter(any))
     return constants, torch.tensor([*counts, 0], dtype=torch.float64)
 
@@ -506,13 +495,12 @@ def test_factors_are_finite_positive_and_one_where_nothing_is_trained(which, pre
 @given(samplers())
 def test_the_parts_of_a_factor_multiply_to_it(place, case):
     on = case[1] > 0
-    factor = factors(case, "step_length", "gradient")[on]
-    std = case[0].std[on]
+    factor, std = factors(case, "step_length", "gradient")[on], case[0].std[on]
     on_ratio, on_loss = profile.placed(factor, std, place=place)
     close(on_ratio * on_loss, factor)
 
 
-@few
+@some
 @given(samplers())
 def test_methods_make_of_the_steps_what_they_promise(case):
     """PCPO: credit by step length, the total kept. TempFlow: by noise. Flash: all alike. Flow-CPS: by slope x std.
@@ -522,19 +510,19 @@ def test_methods_make_of_the_steps_what_they_promise(case):
     most = int(counts.max())
     trained = torch.arange(most)[:, None] < counts  # [G, N] with `counts` samples at each step
     wanted = {
-        PCPO: constants.length,
-        TempFlowGRPO: constants.slope,
-        FlashGRPO: torch.ones_like(constants.length),
-        FlowCPS: constants.slope * constants.std,
-        GRPOGuard: constants.slope / constants.length,
+        "pcpo": constants.length,
+        "tempflow_grpo": constants.slope,
+        "flash_grpo": torch.ones_like(constants.length),
+        "flow_cps": constants.slope * constants.std,
+        "grpo_guard": constants.slope / constants.length,
     }
-    for method, weight in wanted.items():
-        on_ratio, on_loss = method().step_factors(constants, trained[None])
+    for name, weight in wanted.items():
+        on_ratio, on_loss = composing.method(name).objective.step_factors(constants, trained[None])
         ratio = (constants.native * on_ratio * on_loss / weight)[on]
         assert (ratio / ratio[0] - 1).abs().max() < 1e-6
-        if method is GRPOGuard:
+        if name == "grpo_guard":
             close(on_ratio[on], constants.std[on])
-        elif method in (PCPO, FlowCPS):
+        elif name in ("pcpo", "flow_cps"):
             assert (on_loss == 1).all()
         else:
             assert (on_ratio == 1).all()
@@ -552,26 +540,23 @@ def normal(seed, *shape):
 @given(seeds)
 def test_log_ratio_of_factor_one_is_that_of_the_densities(kernel, seed):
     x, before, now, e = normal(seed, 4, 3, 2, 5).unbind()
-    level = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
-    nxt = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    level, nxt = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64), torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
     old, new = (KERNELS[kernel](x, v, level, nxt, noise_level=0.5) for v in (before, before + 0.1 * now))
     y = old.sample(e)
-    drift = (new.mean - old.mean) / old.std
-    one = torch.ones(3, dtype=torch.float64)
+    drift, one = (new.mean - old.mean) / old.std, torch.ones(3, dtype=torch.float64)
     expected = new.log_prob(y) - old.log_prob(y)
     for form in ("power", "matching"):
         close(profile.log_ratio(drift, e, one, form=form), expected)
     close(profile.log_ratio(drift, e, one, form="linear"), expected + old.kl(new))
 
 
-@few
+@some
 @given(seeds, st.floats(0.05, 4))
 def test_forms_of_the_log_ratio(seed, factor):
     """`matching` is the plain one of a drift that is f times as large; `power` is f times the plain one; the two
     differ by f (f - 1) mean(d^2) / 2; `linear` is odd in the drift."""
     drift, e = normal(seed, 2, 4, 3, 2).unbind()
-    f = torch.full((4,), factor, dtype=torch.float64)
-    one = torch.ones(4, dtype=torch.float64)
+    f, one = torch.full((4,), factor, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     matching, power, linear = (profile.log_ratio(drift, e, f, form=form) for form in ("matching", "power", "linear"))
     close(matching, profile.log_ratio(factor * drift, e, one, form="power"))
     close(power, factor * profile.log_ratio(drift, e, one, form="power"))
@@ -579,16 +564,15 @@ def test_forms_of_the_log_ratio(seed, factor):
     close(linear, -profile.log_ratio(-drift, e, f, form="linear"))
 
 
-@few
+@some
 @given(seeds)
 def test_centred_ratio_of_grpo_guard_has_mean_zero_over_the_noise(seed):
     """e and -e are equally likely: `linear` averages to 0 over them, `power` to -mean(d^2) / 2."""
     drift, e = normal(seed, 2, 4, 3, 2).unbind()
     one = torch.ones(4, dtype=torch.float64)
-    mean = {}
-    for form in ("linear", "power"):
-        either_way = [profile.log_ratio(drift, sign * e, one, form=form) for sign in (1, -1)]
-        mean[form] = sum(either_way) / 2
+    mean = {
+        form: sum(profile.log_ratio(drift, s * e, one, form=form) for s in (1, -1)) / 2 for form in ("linear", "power")
+    }
     close(mean["linear"], torch.zeros_like(one))
     close(mean["power"], -drift.square().flatten(1).mean(1) / 2)
 
@@ -599,8 +583,7 @@ def test_centred_ratio_of_grpo_guard_has_mean_zero_over_the_noise(seed):
 @st.composite
 def moved(draw):
     """Log-ratios and credit `[B]`, and a clip; most ratios are near the clip."""
-    seed = draw(seeds)
-    clip = draw(st.sampled_from([1e-4, 1e-2, 0.2]))
+    seed, clip = draw(seeds), draw(st.sampled_from([1e-4, 1e-2, 0.2]))
     log_ratio, credit = normal(seed, 2, 12).unbind()
     return log_ratio * clip * draw(st.sampled_from([0.3, 1.0, 3.0])), credit, clip
 
@@ -642,7 +625,7 @@ def test_no_credit_is_no_loss(head, case):
     assert (head(log_ratio, torch.zeros_like(credit), clip) == 0).all()
 
 
-@few
+@some
 @given(moved())
 def test_ppo_is_the_hinge_in_the_ratio_minus_one(case):
     """max(-c rho, -c clip(rho)) = max(0, clip |c| - c (rho - 1)) - c - clip |c|, exactly."""
@@ -652,7 +635,7 @@ def test_ppo_is_the_hinge_in_the_ratio_minus_one(case):
     close(surrogate.clipped(log_ratio, credit, clip=clip), expected, atol=1e-12)
 
 
-@few
+@some
 @given(moved())
 def test_the_hinge_in_the_log_ratio_is_ppo_to_first_order(case):
     """They differ by |c| (rho - 1 - log rho) at most, which is |c| (log rho)^2 for |log rho| < 1."""
@@ -662,7 +645,7 @@ def test_the_hinge_in_the_log_ratio_is_ppo_to_first_order(case):
     assert (apart.abs() <= credit.abs() * log_ratio.square() + 1e-12).all()
 
 
-@few
+@some
 @given(moved(), seeds)
 def test_trust_region_is_plain_inside_and_masks_outside_only_what_moves_away(case, seed):
     log_ratio, credit, clip = case

@@ -133,6 +133,9 @@ import torch
 
 from stepcredit.methods import dance_grpo
 from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
 from stepcredit.records import over_prompts
 
 
@@ -145,15 +148,20 @@ def rule(rewards, weights, *, trained):
     return replace(plain, per_step=when * plain.mixed.sign()[:, None], weights=when)
 
 
+class SignLateRule(Rule):
+    def assign(self, evidence):
+        weights = evidence.weights.double().expand(len(evidence.rewards), -1)
+        return over_prompts(rule)(evidence.rewards.double(), weights, trained=evidence.trained)
+
+
 class SignLate(Method):
     paper: ClassVar[str] = "ours"
     summary: ClassVar[str] = "the sign of the advantage, more for later steps"
     fills: ClassVar[str] = "when, advantage"
     type: Literal["NAME"] = "NAME"
-
-    def assign(self, evidence):
-        weights = evidence.weights.double().expand(len(evidence.rewards), -1)
-        return over_prompts(rule)(evidence.rewards.double(), weights, trained=evidence.trained)
+    sampler: Stochastic = DanceSDE()
+    rule: SignLateRule = SignLateRule()
+    objective: LikelihoodRatio = LikelihoodRatio()
 '''
 assert len(RULE.splitlines()) < 60
 
@@ -200,8 +208,8 @@ def test_a_new_rule_is_one_file_and_every_study_knows_it(own_rule, quick, tmp_pa
     assert f"| {own_rule} | 0% | 0% |" in table
     assert own_rule in frozen.every_rule(frozen.load(dump)[0], None if in_folder else [own_rule]).verdicts
 
-    assert paper.arm(own_rule) == {"type": own_rule, "noise_level": 0.7}
+    assert paper.arm(own_rule) == {"type": own_rule, "sampler": {"noise_level": 0.7}}
     [cell] = paper.cells(tmp_path / "study", [own_rule], 1)
     flags = cell.command([])[5:]
-    assert load_recipe(cell.command([])[4], flags).method.model_dump()["noise_level"] == 0.7
+    assert load_recipe(cell.command([])[4], flags).method.sampler.noise_level == 0.7
     assert cell.folder.name == f"{own_rule}-0"

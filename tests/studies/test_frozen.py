@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from stepcredit.cli import app as cli
 from stepcredit.errors import CreditError, RecipeError, RunError
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import transitions
+from stepcredit.flow.transitions import read_transitions
 from stepcredit.methods import names
 from stepcredit.records import Evidence
 from stepcredit.studies import frozen
@@ -35,17 +35,15 @@ def evidence(weights=(1.0, 1.0), steps=5):
     return Evidence(
         rewards=rewards,
         weights=torch.tensor(weights),
-        similarity=similarity,
-        clean_similarity=similarity[..., 1:],
         trained=(torch.arange(steps) < steps - 1).expand(2, 6, steps),
-        transitions=transitions("dance_sde", schedules.linear(steps), noise_level=0.3),
+        transitions=read_transitions("dance_sde", schedules.linear(steps), noise_level=0.3),
+        seen={"similarity": similarity, "clean_similarity": similarity[..., 1:]},
     )
 
 
 def bits(given):
-    tensors = {
-        name: getattr(given, name) for name in ("rewards", "weights", "similarity", "clean_similarity", "trained")
-    }
+    tensors = {name: getattr(given, name) for name in ("rewards", "weights", "trained")}
+    tensors |= {name: given.seen[name] for name in ("similarity", "clean_similarity")}
     tensors |= {name: getattr(given.transitions, name) for name in ("levels", "slope", "std")}
     return {name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
 
@@ -137,6 +135,17 @@ from typing import ClassVar, Literal
 
 from stepcredit.methods import dance_grpo
 from stepcredit.methods.base import Method
+from stepcredit.parts.likelihood_ratio import LikelihoodRatio
+from stepcredit.parts.rule import Rule
+from stepcredit.parts.sampling import DanceSDE, Stochastic
+
+
+class LateRule(Rule):
+    def assign(self, evidence):
+        credit = dance_grpo.DanceGRPORule().assign(evidence)
+        late = credit.per_step.clone()
+        late[..., :3] = 0
+        return replace(credit, per_step=late)
 
 
 class Late(Method):
@@ -144,12 +153,9 @@ class Late(Method):
     summary: ClassVar[str] = "DanceGRPO on the last trained step"
     fills: ClassVar[str] = "when"
     type: Literal["another_lab.late"] = "another_lab.late"
-
-    def assign(self, evidence):
-        credit = dance_grpo.DanceGRPO().assign(evidence)
-        kept = credit.per_step.clone()
-        kept[..., :3] = 0
-        return replace(credit, per_step=kept)
+    sampler: Stochastic = DanceSDE()
+    rule: LateRule = LateRule()
+    objective: LikelihoodRatio = LikelihoodRatio()
 """
 
 
@@ -195,7 +201,7 @@ def test_picture_and_table_through_the_command_line(tmp_path, capsys):
 def test_a_drawn_rollout_is_that_of_a_training_run(tmp_path):
     """The same seed draws the same pictures; the sampler is the recipe's."""
     dumps = [tmp_path / f"{name}.safetensors" for name in ("one", "two", "other")]
-    for dump, flags in zip(dumps, ((), (), ("--method.noise_level=0.2",)), strict=True):
+    for dump, flags in zip(dumps, ((), (), ("--method.sampler.noise_level=0.2",)), strict=True):
         frozen.lay_side_by_side(dump, [*SMALL, *flags], ["dance_grpo"])
     one, two, other = (bits(frozen.load(dump)[0]) for dump in dumps)
     assert one == two

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+import composing
 from stepcredit.errors import CreditError
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.flow_grpo import FlowGRPO
-from stepcredit.methods.tcd import TCD
+from stepcredit.methods.dance_grpo import DanceGRPO, DanceGRPORule
+from stepcredit.methods.tcd import TCD, TCDRule
 from stepcredit.studies import oracle
 from stepcredit.studies.oracle import PROBLEMS, SAMPLERS
 
@@ -95,9 +95,10 @@ def test_samples_end_where_the_recursion_says(kernel):
     sampler = SAMPLERS[kernel]
     mean, variance = mean_and_variance(kernel)
     np.testing.assert_allclose(float(sampler.end), mean, rtol=1e-9)
-    method = FlowGRPO(train_last=kernel in ("dance_sde", "flow_sde"))  # noise at the end where the kernel has some
+    noisy_end = kernel in ("dance_sde", "flow_sde")  # noise at the end where the kernel has some
+    method = composing.method("flow_grpo", train_last=noisy_end)
     ends = oracle.draw(
-        sampler, PROBLEMS["linear"], method, groups=300, group_size=12, seed=3, train_last=method.train_last
+        sampler, PROBLEMS["linear"], method, groups=300, group_size=12, seed=3, train_last=noisy_end
     ).path[:, :, -1]
     assert float(ends.mean()) == pytest.approx(mean, abs=5 * math.sqrt(variance / ends.numel()))
     assert float(ends.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / ends.numel()))
@@ -120,7 +121,7 @@ def test_the_velocity_is_the_conditional_expectation(level):
 
 @cache
 def drawn(kernel, problem, shared=True, groups=GROUPS):
-    method = DanceGRPO(shared_noise=shared)
+    method = composing.method("dance_grpo", shared_noise=shared)
     return oracle.draw(
         SAMPLERS[kernel], PROBLEMS[problem], method, groups=groups, group_size=12, seed=0, train_last=True
     )
@@ -144,27 +145,32 @@ def quality(kernel, problem, method, draws=None):
 @pytest.mark.parametrize("kernel", SAMPLERS)
 def test_plain_grpo_points_along_the_true_gradient(kernel, problem):
     groups = GROUPS if (kernel, problem) in {key[:2] for key in COLUMNS} else 500
-    assert quality(kernel, problem, DanceGRPO(), drawn(kernel, problem, groups=groups)).bias < 0.007
+    assert quality(kernel, problem, PLAIN, drawn(kernel, problem, groups=groups)).bias < 0.007
 
 
 def test_plain_grpo_has_the_length_of_the_true_gradient_too():
     """The group's own mean as baseline costs a factor (G - 1) / G."""
     draws = drawn("flow_sde", "linear", shared=False)
-    estimate, moves = oracle.estimates(draws, FlowGRPO(), [0])
+    estimate, moves = oracle.estimates(draws, composing.method("flow_grpo"), [0])
     true = true_gradient("flow_sde", "linear", draws)
     along = float((estimate.mean(0) * true).sum() / true.square().sum())
     assert along == pytest.approx(11 / 12, rel=0.06)
     assert moves == 12 * 16
 
 
+PLAIN = composing.method("dance_grpo")
 COLUMNS = (("dance_sde", "quadratic"), ("flow_sde", "quadratic"), ("dance_sde", "linear"))
 BROADCAST = {
-    "uniform": (DanceGRPO(), (0.6265, 0.6744, 0.7780), (1, 1, 1)),
-    "noise": (DanceGRPO(profile="noise"), (0.6747, 0.6431, 0.8337), (0.9903, 0.9720, 0.9902)),
-    "exact dt": (DanceGRPO(profile="step_length"), (0.6652, 0.6427, 0.8228), (0.9958, 0.9718, 0.9958)),
-    "const": (DanceGRPO(profile="uniform"), (0.4946, 0.4509, 0.6201), (0.9655, 0.7714, 0.9661)),
-    "mean_one": (TCD(weights="mean_one"), (0.3977, 0.4550, 0.4981), (0.7675, 0.7615, 0.7712)),
-    "affine": (TCD(floor=0.5), (0.5462, 0.6306, 0.6809), (0.9557, 0.9676, 0.9572)),
+    "uniform": (PLAIN, (0.6265, 0.6744, 0.7780), (1, 1, 1)),
+    "noise": (composing.method("dance_grpo", profile="noise"), (0.6747, 0.6431, 0.8337), (0.9903, 0.9720, 0.9902)),
+    "exact dt": (
+        composing.method("dance_grpo", profile="step_length"),
+        (0.6652, 0.6427, 0.8228),
+        (0.9958, 0.9718, 0.9958),
+    ),
+    "const": (composing.method("dance_grpo", profile="uniform"), (0.4946, 0.4509, 0.6201), (0.9655, 0.7714, 0.9661)),
+    "mean_one": (composing.method("tcd", weights="mean_one"), (0.3977, 0.4550, 0.4981), (0.7675, 0.7615, 0.7712)),
+    "affine": (composing.method("tcd", floor=0.5), (0.5462, 0.6306, 0.6809), (0.9557, 0.9676, 0.9572)),
 }
 DENSE = {False: (0.7555, 0.8789, 0.9407), True: (0.7334, 0.7314, 0.9412)}
 
@@ -205,7 +211,7 @@ def test_one_noisy_step_at_a_time_measures_what_that_step_did():
         assert estimate[:, :-1].abs().min() > 0
 
 
-class Broken(DanceGRPO):
+class BrokenRule(DanceGRPORule):
     """DanceGRPO with its sign flipped, or with credit handed to a sibling."""
 
     how: Literal["flipped", "shuffled"]
@@ -218,7 +224,8 @@ class Broken(DanceGRPO):
 
 @pytest.mark.parametrize(("kernel", "problem"), COLUMNS)
 def test_a_rule_with_its_sign_flipped_is_caught(kernel, problem):
-    right, wrong = (quality(kernel, problem, method) for method in (DanceGRPO(), Broken(how="flipped")))
+    right = quality(kernel, problem, PLAIN)
+    wrong = quality(kernel, problem, DanceGRPO(rule=BrokenRule(how="flipped")))
     assert wrong.bias > 1.99
     assert wrong.cosine == pytest.approx(-right.cosine)
 
@@ -226,12 +233,12 @@ def test_a_rule_with_its_sign_flipped_is_caught(kernel, problem):
 @pytest.mark.parametrize(("kernel", "problem"), COLUMNS)
 def test_credit_for_a_sibling_is_caught(kernel, problem):
     """The siblings' mean is subtracted, so a sibling's credit points a little the wrong way: by 1 in 11."""
-    wrong = quality(kernel, problem, Broken(how="shuffled"))
+    wrong = quality(kernel, problem, DanceGRPO(rule=BrokenRule(how="shuffled")))
     assert abs(wrong.cosine) < 0.12
     assert wrong.snr < 0.15
 
 
-class Shifted(TCD):
+class ShiftedRule(TCDRule):
     """TCD with each step's weight handed to the step before: the paper's index."""
 
     def assign(self, evidence):
@@ -241,11 +248,11 @@ class Shifted(TCD):
 
 @pytest.mark.parametrize(("weights", "least"), [("mean_one", 0.02), ("affine", 0.004)])
 def test_tcd_at_the_papers_index_is_told_apart(weights, least):
-    right, wrong = (quality("dance_sde", "linear", rule(weights=weights)) for rule in (TCD, Shifted))
+    right, wrong = (quality("dance_sde", "linear", TCD(rule=rule(weights=weights))) for rule in (TCDRule, ShiftedRule))
     assert abs(wrong.bias - right.bias) > least
 
 
-class Dense(DanceGRPO):
+class DenseRule(DanceGRPORule):
     """What every step changed in the value of its latent, handed to the step `late` places on."""
 
     late: int
@@ -260,7 +267,7 @@ class Dense(DanceGRPO):
 
 
 def test_credit_of_the_next_step_is_caught():
-    right, early, late = (quality("dance_sde", "linear", Dense(late=late)) for late in (0, -1, 1))
+    right, early, late = (quality("dance_sde", "linear", DanceGRPO(rule=DenseRule(late=late))) for late in (0, -1, 1))
     assert right.cosine == pytest.approx(DENSE[False][2], abs=WIDER * 0.006)
     assert abs(early.cosine) < 0.05
     assert abs(late.cosine) < 0.05
@@ -270,8 +277,12 @@ def test_credit_of_the_next_step_is_caught():
 
 
 def test_moves_without_credit_cost_nothing():
-    half, window = DanceGRPO(timestep_fraction=0.5), DanceGRPO(window={"size": 3})
-    for method, moves in ((half, 12 * 8), (window, 12 * 3), (DanceGRPO(best_of=4), 4 * 16)):
+    for plan, moves in (
+        ({"timestep_fraction": 0.5}, 12 * 8),
+        ({"window": {"size": 3}}, 12 * 3),
+        ({"best_of": 4}, 4 * 16),
+    ):
+        method = composing.method("dance_grpo", **plan)
         draws = oracle.draw(
             SAMPLERS["dance_sde"], PROBLEMS["linear"], method, groups=30, group_size=12, seed=0, train_last=True
         )

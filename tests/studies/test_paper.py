@@ -49,8 +49,8 @@ def test_every_row_is_a_recipe():
         assert recipe.training.budget == 60
         assert str(recipe.output.folder) == str(folder_of(name))
         assert recipe.method_name == paper.arm(name)["type"]
-        if recipe.method.kernel == "dance_sde":
-            assert recipe.method.noise_level in (0.7, type(recipe.method)().noise_level)
+        if recipe.method.sampler.kernel == "dance_sde":
+            assert recipe.method.sampler.noise_level in (0.7, type(recipe.method)().sampler.noise_level)
 
 
 def folder_of(name):
@@ -59,8 +59,10 @@ def folder_of(name):
 
 def test_rows_differ_as_they_say():
     assert paper.arm("otca_balanced") == {
-        "type": "otca", "recentred": True, "objective_floor": 0.5, "noise_level": 0.7
-    }  # fmt: skip
+        "type": "otca",
+        "rule": {"recentred": True, "objective_floor": 0.5},
+        "sampler": {"noise_level": 0.7},
+    }
     assert paper.arm("coca")["type"] == "coca"
     assert paper.arm("flow_grpo") == {"type": "flow_grpo"}  # its own noise is made for its own kernel
     with pytest.raises(RecipeError, match=r'no row or method "otca_balance"; did you mean "otca_balanced"\?'):
@@ -282,7 +284,7 @@ def test_a_small_study_is_trained_resumed_and_told(tmp_path, monkeypatch, capsys
         raise AssertionError
 
     monkeypatch.setattr(subprocess, "Popen", nothing_is_trained)
-    monkeypatch.setattr(paper, "build_trainer", nothing_is_trained)  # and the proxy is read from proxy.json
+    monkeypatch.setattr(paper, "build_parts", nothing_is_trained)  # and the proxy is read from proxy.json
     assert run(*study) == 0, capsys.readouterr().err
     assert json.loads((folder / "results.json").read_text()) == found
     assert len(read_lines(folder / "dance_grpo-0" / "metrics.jsonl")) == 2

@@ -6,23 +6,23 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
+import composing
 from stepcredit.errors import CreditError, StepcreditError
 from stepcredit.flow import schedules
-from stepcredit.flow.transitions import Transitions, transitions
+from stepcredit.flow.transitions import Transitions, read_transitions
 from stepcredit.methods.base import Method
-from stepcredit.methods.dance_grpo import DanceGRPO
-from stepcredit.methods.flow_grpo import FlowGRPO
-from stepcredit.methods.gdpo import GDPO
-from stepcredit.methods.mgda import MGDA
-from stepcredit.methods.moca import MOCA
-from stepcredit.methods.otca import OTCA
-from stepcredit.methods.tcd import TCD
-from stepcredit.recipe.recipe import method_class
+from stepcredit.methods.dance_grpo import DanceGRPO, DanceGRPORule
+from stepcredit.methods.otca import OTCARule
+from stepcredit.parts.rule import Rule
 from stepcredit.records import Evidence
 
 P, G, K, N = 2, 4, 3, 5
-METHODS = {"otca": OTCA(), "tcd": TCD(), "moca": MOCA(), "mgda": MGDA(), "dance_grpo": DanceGRPO()}
-SUMMING = {"flow_grpo": FlowGRPO(), "dance_grpo, rewards": DanceGRPO(mix_of="rewards"), "gdpo": GDPO()}
+METHODS = {name: composing.method(name) for name in ("otca", "tcd", "moca", "mgda", "dance_grpo")}
+SUMMING = {
+    "flow_grpo": composing.method("flow_grpo"),
+    "dance_grpo, rewards": composing.method("dance_grpo", mix_of="rewards"),
+    "gdpo": composing.method("gdpo"),
+}
 
 
 def evidence(**changed):
@@ -33,10 +33,12 @@ def evidence(**changed):
     parts = {
         "rewards": torch.randn(P, G, K, generator=generator),
         "weights": torch.ones(K),
-        "similarity": torch.rand(P, G, N + 1, generator=generator).sort(-1).values,
-        "clean_similarity": torch.rand(P, G, N, generator=generator).sort(-1).values,
+        "seen": {
+            "similarity": torch.rand(P, G, N + 1, generator=generator).sort(-1).values,
+            "clean_similarity": torch.rand(P, G, N, generator=generator).sort(-1).values,
+        },
         "trained": trained,
-        "transitions": transitions("dance_sde", schedules.linear(N), noise_level=0.3),
+        "transitions": read_transitions("dance_sde", schedules.linear(N), noise_level=0.3),
     }
     return Evidence(**{**parts, **changed})
 
@@ -50,7 +52,7 @@ def with_levels(levels):
 def refused(given, method=None):
     """The message with which a method refuses evidence."""
     with pytest.raises(CreditError) as caught:
-        (method or DanceGRPO()).credit(given)
+        (method or composing.method("dance_grpo")).credit(given)
     assert isinstance(caught.value, StepcreditError)
     assert isinstance(caught.value, ValueError)
     return str(caught.value)
@@ -76,8 +78,8 @@ def test_no_objective_at_all_is_refused(method):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_group_of_one_is_refused(method):
     whole = evidence()
-    names = ("rewards", "similarity", "clean_similarity", "trained")
-    message = refused(replace(whole, **{name: getattr(whole, name)[:, :1] for name in names}), method)
+    alone = {name: tensor[:, :1] for name, tensor in whole.seen.items()}
+    message = refused(replace(whole, rewards=whole.rewards[:, :1], trained=whole.trained[:, :1], seen=alone), method)
     assert "a group has 1 sample, wanted at least 2" in message
     assert "raise group_size" in message
 
@@ -87,7 +89,7 @@ def test_a_group_of_one_is_refused(method):
 )
 def test_weights_that_weigh_nothing_are_refused_by_methods_that_sum(weights):
     given = evidence(weights=torch.tensor(weights))
-    for method in (DanceGRPO(), *SUMMING.values()):
+    for method in (composing.method("dance_grpo"), *SUMMING.values()):
         message = refused(given, method)
         assert f"weights of the objectives are {weights}" in message
         assert "wanted finite numbers of at least 0, not all 0" in message
@@ -96,7 +98,7 @@ def test_weights_that_weigh_nothing_are_refused_by_methods_that_sum(weights):
 
 
 def test_some_weights_may_be_zero():
-    kept = DanceGRPO().credit(evidence(weights=torch.tensor([0.0, 2.0, 0.0])))
+    kept = composing.method("dance_grpo").credit(evidence(weights=torch.tensor([0.0, 2.0, 0.0])))
     assert kept.per_step.isfinite().all()
     assert (kept.per_step != 0).any()
 
@@ -105,7 +107,7 @@ def test_some_weights_may_be_zero():
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_similarities_that_are_all_broken_are_refused(method, value):
     given = evidence()
-    given.similarity[..., 2] = value  # one latent of every sample
+    given.seen["similarity"][..., 2] = value  # one latent of every sample
     assert "the similarity of every sample is NaN or infinite" in refused(given, method)
 
 
@@ -126,7 +128,7 @@ def test_similarities_that_are_all_broken_are_refused(method, value):
 )
 def test_levels_that_are_no_path_of_a_sampler_are_refused(levels, why):
     with pytest.raises(CreditError, match=why):
-        OTCA().credit(with_levels(levels))
+        composing.method("otca").credit(with_levels(levels))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,10 @@ def test_levels_that_are_no_path_of_a_sampler_are_refused(levels, why):
 def test_a_wrong_shape_is_refused_by_name(name, shape):
     """The records of this test are unchecked, as they are for everybody who runs without jaxtyping."""
     given = evidence()
-    object.__setattr__(given, name, torch.ones(shape).to(getattr(given, name).dtype))
+    if name in given.seen:
+        given = replace(given, seen={**given.seen, name: torch.ones(shape)})
+    else:
+        object.__setattr__(given, name, torch.ones(shape).to(getattr(given, name).dtype))
     message = refused(given)
     assert f"{name} has shape {shape}, wanted " in message
     assert "for rewards (2, 4, 3)" in message
@@ -182,7 +187,10 @@ def test_a_sample_without_any_score_is_no_error_and_gets_nothing(method, missing
     others = (credit.per_step[1] != 0).any(-1)
     assert others.tolist() == [True, True, False, True]
     alone = method.credit(evidence())
-    if getattr(method, "scale", None) != "batch" and method.type not in ("gdpo", "mgda"):  # they scale by the batch
+    if getattr(method.rule, "scale", None) != "batch" and method.type not in (
+        "gdpo",
+        "mgda",
+    ):  # they scale by the batch
         torch.testing.assert_close(credit.per_step[0], alone.per_step[0])
 
 
@@ -190,7 +198,7 @@ def test_a_sample_without_any_score_is_no_error_and_gets_nothing(method, missing
 def test_a_sample_with_a_broken_similarity_is_no_error_and_gets_nothing(name):
     one = {"rewards": evidence().rewards[..., :1], "weights": torch.ones(1)}  # with several, MOCA has zeros of its own
     given = evidence(**one)
-    given.similarity[0, 1, 3] = torch.nan
+    given.seen["similarity"][0, 1, 3] = torch.nan
     credit = METHODS[name].credit(given)
     assert credit.per_step.isfinite().all()
     assert (credit.per_step != 0).any(-1).tolist()[0] == [True, False, True, True]
@@ -200,11 +208,11 @@ def test_a_sample_with_a_broken_similarity_is_no_error_and_gets_nothing(name):
 def test_a_score_that_is_missing_for_one_objective_leaves_the_others_their_say():
     given = evidence()
     given.rewards[0, 1, 0] = torch.nan
-    credit = DanceGRPO().credit(given)
+    credit = composing.method("dance_grpo").credit(given)
     assert (credit.per_step[0, 1, :-1] != 0).all()
     left = evidence()
     left.rewards[0, :, 0] = torch.nan  # without the first objective
-    torch.testing.assert_close(credit.mixed[0, 1], DanceGRPO().credit(left).mixed[0, 1])
+    torch.testing.assert_close(credit.mixed[0, 1], composing.method("dance_grpo").credit(left).mixed[0, 1])
 
 
 # What comes out
@@ -213,12 +221,14 @@ def test_a_score_that_is_missing_for_one_objective_leaves_the_others_their_say()
 def spoilt(change):
     """A rule that is DanceGRPO's but for what `change` does to its credit."""
 
+    class SpoiltRule(DanceGRPORule):
+        def assign(self, evidence):
+            return change(super().assign(evidence))
+
     class Spoilt(DanceGRPO):
         paper: ClassVar[str] = "none"
         type: Literal["spoilt"] = "spoilt"
-
-        def assign(self, evidence):
-            return change(super().assign(evidence))
+        rule: DanceGRPORule = SpoiltRule()
 
     return Spoilt()
 
@@ -263,24 +273,22 @@ def test_credit_that_no_trainer_should_take_names_the_file_of_its_rule(change, w
     ids=["NaN", "untrained", "short", "one axis too few", "no terms"],
 )
 def test_loss_terms_are_checked_as_the_credit_is(change, why):
-    class Spoilt(DanceGRPO):
-        mix_of: Literal["losses"] = "losses"
-
+    class Spoilt(DanceGRPORule):
         def assign(self, evidence):
             credit = super().assign(evidence)
             object.__setattr__(credit, "terms", change(credit.terms))
             return credit
 
     with pytest.raises(CreditError, match=why) as caught:
-        Spoilt().credit(evidence())
+        Spoilt(mix_of="losses").credit(evidence())
     assert str(caught.value).startswith(f"{__file__}: ")
 
 
 def test_a_packaged_rule_is_named_by_its_own_file(monkeypatch):
-    good = OTCA().credit(evidence())
-    monkeypatch.setattr(OTCA, "assign", lambda self, evidence: replace(good, per_step=good.per_step * torch.nan))
+    good = composing.method("otca").credit(evidence())
+    monkeypatch.setattr(OTCARule, "assign", lambda self, evidence: replace(good, per_step=good.per_step * torch.nan))
     with pytest.raises(CreditError, match=r"^/.*/methods/otca\.py: 40 of 40 numbers"):
-        OTCA().credit(evidence())
+        composing.method("otca").credit(evidence())
 
 
 @pytest.mark.parametrize("method", [*METHODS.values(), *SUMMING.values()], ids=[*METHODS, *SUMMING])
@@ -295,8 +303,10 @@ def test_each_sample_may_train_its_own_steps(method):
     assert (credit.per_step[trained & some[..., None]] != 0).all()
 
 
-def test_an_abstract_method_has_no_credit():
+def test_an_abstract_rule_has_no_credit():
     with pytest.raises(TypeError, match="abstract"):
+        Rule()
+    with pytest.raises(ValueError, match="rule"):  # and a method is nothing without its parts
         Method()
 
 
@@ -306,7 +316,7 @@ def test_a_rule_that_sums_raw_scores_still_shows_every_objective(name):
     rewards = evidence().rewards.double() * torch.tensor([1.0, 2.0, 0.5])
     rewards[0, 0, 1] = torch.nan
     weights = torch.tensor([1.0, 3.0, 0.0])
-    credit = method_class(name)().credit(evidence(rewards=rewards, weights=weights))
+    credit = composing.method(name).credit(evidence(rewards=rewards, weights=weights))
     expected = (rewards[1] - rewards[1].mean(0)) / rewards[1].std(0)
     torch.testing.assert_close(credit.advantages[1], expected, rtol=0, atol=1e-7)
     torch.testing.assert_close(credit.coefficients[1, 0], weights * rewards[1].std(0, correction=0))
