@@ -29,7 +29,6 @@ from diffusers import FluxPipeline
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from peft import LoraConfig
-from stepcredit.rollout.noise import NoiseStream
 from torch import Tensor
 
 import stepcredit
