@@ -30,7 +30,6 @@ from peft import LoraConfig
 from torch import Tensor
 
 import stepcredit
-from stepcredit.prompts import Scenes
 from stepcredit.records import RewardBatch
 from stepcredit.rewards.aesthetic import Aesthetic
 from stepcredit.rewards.clip import load_clip
@@ -39,6 +38,7 @@ from stepcredit.rewards.hps import HPS
 from stepcredit.rollout.noise import SHARED, NoiseStream
 from stepcredit.scenes.captions import parse, split
 from stepcredit.scenes.checker import check
+from stepcredit.scenes.prompts import Scenes
 
 ASSETS = Path(stepcredit.__file__).parent / "assets"
 
@@ -248,7 +248,8 @@ def train(
         drawn = captions.draw(prompts, seed=seed, iteration=iteration)
         rows = [(prompt, member) for prompt in range(prompts) for member in range(group_size)]
         with torch.no_grad():
-            tokens, pooled, _ = pipe.encode_prompt(drawn, max_sequence_length=SIZE["max_sequence_length"])
+            texts = [prompt.text for prompt in drawn]
+            tokens, pooled, _ = pipe.encode_prompt(texts, max_sequence_length=SIZE["max_sequence_length"])
         text = (tokens.repeat_interleave(group_size, dim=0), pooled.repeat_interleave(group_size, dim=0))
         start = torch.stack([NoiseStream(seed, iteration, prompt, SHARED).draw((16, 64)) for prompt, _ in rows])
         noises = [NoiseStream(seed, iteration, prompt, member) for prompt, member in rows]
@@ -295,7 +296,7 @@ def train(
 
 def draw_held_out(pipe: FluxPipeline) -> tuple[list[str], np.ndarray]:
     """Captions that were never trained on, always from the same noise, by diffusers' own sampler."""
-    captions = Scenes(split("held_out")).draw(12, seed=0, iteration=0)
+    captions = [prompt.text for prompt in Scenes(split("held_out")).draw(12, seed=0, iteration=0)]
     noise = torch.randn(12, 16, 64, generator=torch.Generator().manual_seed(0))
     pictures = pipe(captions, latents=noise, num_inference_steps=10, output_type="np", **SIZE).images
     return captions, (pictures * 255).round().astype(np.uint8)

@@ -15,11 +15,12 @@ from stepcredit.evaluation.paired import summarise
 from stepcredit.flow import schedules
 from stepcredit.flow.transitions import transitions
 from stepcredit.recipe.load import to_yaml, validate
-from stepcredit.records import Evidence, RewardTable, StepReport
+from stepcredit.records import Evidence, Problem, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT
 from stepcredit.scenes.captions import KINDS, balanced, parse, split
+from stepcredit.scenes.worlds import facts_of
 
 SIBLINGS = 4
 HTML = '<script>document.title = "broken"</script> & "x" \'y\''
@@ -97,6 +98,7 @@ def drawn_run(
             scores=scores[list(rows)],
             pictures={row: drawn[row] for row in rows if row < watch},
             answers={name: np.array([answer(name, written[row], row, share) for row in rows]) for name in QUESTIONS},
+            kinds=tuple(facts_of(written[row]).get("kind") for row in rows),
         )
 
     everything, watched = range(count), range(watch)
@@ -124,7 +126,7 @@ def drawn_run(
         metrics |= {f"update/clip_fraction/{step:02d}": 0.01 * step for step in range(steps - 1)}
         metrics |= {"cost/pictures": 12.0, "cost/forwards": 100.0, "time/seconds": 2.0}
         folder.log(StepReport(iteration, metrics))
-        folder.problems(iteration, ["hps: one picture is < broken >"])
+        folder.problems(iteration, [Problem("hps", (1,), "one picture is < broken >")])
         table = RewardTable(tuple(rewards), torch.tensor(scores).float())
         folder.credit(iteration, credit, similarity.astype(np.float32), table, written[: prompts * SIBLINGS : SIBLINGS])
         finished = iteration + 1

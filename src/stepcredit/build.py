@@ -13,12 +13,15 @@ from stepcredit.flow.transitions import transitions
 from stepcredit.methods.base import Method
 from stepcredit.policies.family import Family
 from stepcredit.policies.generator import Generator, device_of
-from stepcredit.prompts.sources import from_settings
-from stepcredit.protocols import Reward, Tracker
+from stepcredit.prompts.sources import Listed, read_file
+from stepcredit.protocols import PromptSource, Reward, Tracker
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
+from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, hps
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.scenes import captions, exact, moving, worlds
+from stepcredit.scenes.prompts import Scenes
 from stepcredit.settings.policies import PolicyChoice
+from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice, ScenesPrompts
 from stepcredit.settings.rewards import (
     HPS,
     Aesthetic,
@@ -70,7 +73,8 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    prompts, rewards = from_settings(recipe.prompts), build_rewards(recipe.rewards, device_of(recipe.policy))
+    prompts = build_prompts(recipe.prompts)
+    rewards = build_rewards(recipe.rewards, device_of(recipe.policy))
     judges = build_judges(recipe, rewards)
     method = cast(Method, recipe.method)
     policy = build_policy(recipe)
@@ -108,10 +112,23 @@ def build_trainer(recipe: Recipe) -> tuple[Trainer, Judges]:
     return trainer, judges
 
 
+def build_prompts(settings: PromptChoice) -> PromptSource:
+    """The source that a recipe names. Captions of a drawn world are known as such, whoever lists them."""
+    match settings:
+        case FilePrompts():
+            return Listed(read_file(settings.path), facts=worlds.facts_of)
+        case ListedPrompts():
+            return Listed(settings.prompts, facts=worlds.facts_of)
+        case ScenesPrompts():
+            return Scenes(captions.split(settings.split))
+        case MovingScenesPrompts():
+            return Scenes(moving.split(settings.split))
+
+
 def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:
     """Who evaluates: the trained rewards, which are there already, and the held-out ones."""
     held_out = build_rewards(recipe.held_out, device_of(recipe.policy))
-    return Judges(from_settings(recipe.evaluation.prompts), rewards.joined(held_out))
+    return Judges(build_prompts(recipe.evaluation.prompts), rewards.joined(held_out), worlds.answers_of)
 
 
 def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> list[Guarded]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepcredit.records import Condition, RewardBatch, RewardOutput, StepReport
+from stepcredit.records import Condition, Problem, Prompt, RewardBatch, RewardOutput, StepReport
 
 
 @runtime_checkable
@@ -85,7 +85,10 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """One scorer; it may offer several outputs from one call."""
+    """One scorer; it may offer several outputs from one call.
+
+    One that is always 1 for right or 0 for wrong may say so with an attribute `exact = True`.
+    """
 
     outputs: tuple[str, ...]
 
@@ -101,10 +104,19 @@ class PromptSource(Protocol):
     """A fixed list of prompts and the order in which training takes them."""
 
     @property
-    def prompts(self) -> Sequence[str]: ...
+    def prompts(self) -> Sequence[Prompt]: ...
 
-    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
+    def draw(self, count: int, *, seed: int, iteration: int) -> list[Prompt]:
         """The prompts of one iteration: a pure function of its arguments."""
+        ...
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """An exact checker: what a prompt asks of a picture or video, and whether it is so."""
+
+    def __call__(self, medium: np.ndarray, prompt: Prompt) -> Mapping[str, bool] | None:
+        """Answers by name, for example `{"object": True, "count": False}`; None for a prompt that it cannot read."""
         ...
 
 
@@ -114,8 +126,8 @@ class Tracker(Protocol):
 
     def log(self, report: StepReport) -> None: ...
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        """What could not be scored, and why; often nothing."""
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        """What could not be scored, and why; often nothing. People read `str(problem)`."""
         ...
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ class Case:
         self.optimiser = RecordingSGD(self.policy.parameters(), lr=lr)
         self.trainer = make_trainer(rewards, policy=self.policy, descent=self.optimiser, **sections)
         prompts = self.trainer.prompts.draw(self.trainer.recipe.rollout.prompts, seed=0, iteration=0)
-        self.condition = self.policy.encode(prompts)
+        self.condition = self.policy.encode([prompt.text for prompt in prompts])
         self.plan = draw_plan(self.trainer, 0)
         self.trajectory = draw_samples(self.trainer, self.condition, self.plan, 0, lambda pairs: None)
         self.table = score(self.trainer, self.trajectory, prompts)
@@ -735,7 +735,7 @@ def test_in_bfloat16_an_update_sees_the_ratio_of_what_its_network_said():
     policy = HalfPolicy()
     trainer = make_trainer(policy=policy, method={"type": "dance_grpo", "noise_level": 0.5})
     prompts = trainer.prompts.draw(2, seed=0, iteration=0)
-    condition, plan = policy.encode(prompts), draw_plan(trainer, 0)
+    condition, plan = policy.encode([prompt.text for prompt in prompts]), draw_plan(trainer, 0)
     trajectory = draw_samples(trainer, condition, plan, 0, lambda pairs: None)
     assert trajectory.velocities.dtype == torch.bfloat16
     assert trajectory.latents.dtype == torch.float32

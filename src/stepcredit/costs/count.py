@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from stepcredit.build import family
+from stepcredit.build import build_prompts, family
 from stepcredit.costs.blueprint import blueprint, guessed_lengths
 from stepcredit.errors import PromptError
 from stepcredit.methods.base import Method
 from stepcredit.policies.generator import Generator
-from stepcredit.prompts.sources import Listed, from_settings
+from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import PromptSource
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, Plan
@@ -96,7 +96,7 @@ def count_costs(recipe: Recipe) -> Costs:
     bytes_of = _Weights(recipe, policy)
     prompts, missing = _prompts(recipe)
     drawn = prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0)
-    text, told = encode(policy, drawn)
+    text, told = encode(policy, [prompt.text for prompt in drawn])
     text_batch = policy.family.text_batch
     calls = Counter(policy.family.deciding(policy.levels(recipe.rollout.steps, recipe.rollout.shift)))
     samples, passes = recipe.rollout.prompts * recipe.rollout.group_size, recipe.training.passes
@@ -241,7 +241,7 @@ def sketch(recipe: Recipe) -> Generator:
 def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
     """The recipe's prompts; where they are not here yet, stand-ins and the reason."""
     try:
-        return from_settings(recipe.prompts), None
+        return build_prompts(recipe.prompts), None
     except PromptError as error:
         words = " ".join(["word"] * 19)
         return Listed([f"{words} {index}" for index in range(recipe.rollout.prompts)]), str(error)

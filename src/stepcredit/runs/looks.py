@@ -3,7 +3,8 @@
 samples/000120/
   look.json       iteration, which weights, names of the scores, how many pictures could not be scored; of videos
                   their frames and frames per second
-  scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers
+  scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers, and the kind
+                  of its caption where it has one
   0007.png        the pictures that are kept, by row; videos are 0007.webp
 """
 
@@ -43,6 +44,8 @@ class Look:
     answers: Mapping[str, Float[np.ndarray, " B"]] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     fps: float | None = None
+    kinds: tuple[str | None, ...] = ()
+    """What kind of caption each row has, such as "count"; empty where no caption has a kind."""
 
     def among(self, rows: Collection[int]) -> "Look":
         """The part of it with these rows, in their order here."""
@@ -59,6 +62,7 @@ class Look:
             answers={name: values[at] for name, values in self.answers.items()},
             errors=self.errors,
             fps=self.fps,
+            kinds=tuple(self.kinds[index] for index in at) if self.kinds else (),
         )
 
     def means(self) -> dict[str, float]:
@@ -87,6 +91,8 @@ def write(folder: Path, look: Look, kept: Collection[int]) -> None:
         }
         for index, (row, prompt) in enumerate(zip(look.rows, look.prompts, strict=True))
     ]
+    for line, kind in zip(lines, look.kinds, strict=False):
+        line["kind"] = kind
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (writing / "scores.jsonl").write_text(text, encoding="utf-8")
     about = {"iteration": look.iteration, "weights": look.weights, "names": look.names, "errors": look.errors}
@@ -116,6 +122,7 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
             answers={name: np.array([_value(line["answers"][name]) for line in lines], dtype=float) for name in asked},
             errors=tuple(about["errors"]),
             fps=about.get("fps"),
+            kinds=tuple(line["kind"] for line in lines) if "kind" in lines[0] else (),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:  # SyntaxError: a broken PNG
         raise RunError(

@@ -30,11 +30,12 @@ def draw(recipe: Recipe, *, iteration: int = 0) -> tuple[Evidence, dict[str, str
     trainer, _ = build_trainer(recipe)
     prompts = trainer.prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=iteration)
     plan = draw_plan(trainer, iteration)
-    trajectory = draw_samples(trainer, trainer.policy.encode(prompts), plan, iteration, lambda pairs: None)
+    texts = [prompt.text for prompt in prompts]
+    trajectory = draw_samples(trainer, trainer.policy.encode(texts), plan, iteration, lambda pairs: None)
     rewards = score(trainer, trajectory, prompts)
     about = {
         "objectives": json.dumps(list(rewards.names)),
-        "prompts": json.dumps(prompts, ensure_ascii=False),
+        "prompts": json.dumps(texts, ensure_ascii=False),
         "sampler": f"{trainer.method.kernel}, noise level {trainer.method.noise_level:g}",
     }
     return gather_evidence(trainer, trajectory, plan, rewards), about

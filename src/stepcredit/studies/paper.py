@@ -185,23 +185,24 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     recipe = load_recipe(RECIPE, [*flags, *changed, "--method.noise_level", "0.3"])
     trainer, _ = build_trainer(recipe)
     drawn = trainer.prompts.draw(prompts, seed=recipe.seed, iteration=0)
-    trajectory = draw_samples(trainer, trainer.policy.encode(drawn), draw_plan(trainer, 0), 0, lambda pairs: None)
+    condition = trainer.policy.encode([prompt.text for prompt in drawn])
+    trajectory = draw_samples(trainer, condition, draw_plan(trainer, 0), 0, lambda pairs: None)
     levels = trajectory.levels[:-1].to(trajectory.latents).view(-1, *(1,) * (trajectory.latents.ndim - 3))
     clean = trajectory.latents[:, :, :-1] - levels * trajectory.velocities
-    texts = tuple(prompt for prompt in drawn for _ in range(group_size))
+    repeated = tuple(prompt for prompt in drawn for _ in range(group_size))
     groups = tuple(group for group in range(prompts) for _ in range(group_size))
 
     def scored(latents: Any) -> np.ndarray:
         columns = []
         for step in range(latents.shape[2]):
             images = decode(trainer.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
-            columns.append(trainer.rewards.score(RewardBatch(images, texts, groups, trainer.policy.fps))[0])
+            columns.append(trainer.rewards.score(RewardBatch(images, repeated, groups, trainer.policy.fps))[0])
         return np.stack(columns, axis=1)  # [B, steps, K]
 
     similarity = np.diff(trajectory.similarity.flatten(0, 1).double().numpy(), axis=1)[:, :-1]
     cleaner = np.diff(trajectory.clean_similarity.flatten(0, 1).double().numpy(), axis=1)
     noisy_rewards, clean_rewards = scored(trajectory.latents[:, :, :-1]), scored(clean)
-    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(texts), "rows": {}}
+    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(repeated), "rows": {}}
     for k, name in enumerate(trainer.rewards.names):
         noisy_gain, clean_gain = (np.diff(scores[..., k], axis=1) for scores in (noisy_rewards, clean_rewards))
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stepcredit.files.media import still
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 
 PICTURES = 24  # of a look
 
@@ -23,9 +23,9 @@ class TensorBoardTracker:
         for name, value in report.metrics.items():
             self._writer.add_scalar(name, value, report.iteration)
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        if reasons:
-            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), iteration)
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        if problems:
+            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(map(str, problems))), iteration)
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         shown = np.stack([still(image) for image in images[:PICTURES]])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stepcredit.files.media import still
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 
 PICTURES = 24  # of a look
 
@@ -29,9 +29,9 @@ class WandBTracker:
     def log(self, report: StepReport) -> None:
         self._add(report.iteration, {name: value for name, value in report.metrics.items() if np.isfinite(value)})
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        if reasons:
-            self._add(iteration, {"problems": len(reasons)})
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        if problems:
+            self._add(iteration, {"problems": len(problems)})
 
     def pictures(self, iteration: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         shown = [self._module.Image(still(i), caption=c) for i, c in zip(images[:PICTURES], captions, strict=False)]

@@ -10,7 +10,17 @@ from stepcredit.methods.base import Method
 from stepcredit.objective.diagnostics import effective_steps
 from stepcredit.protocols import Policy, PromptSource
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Condition, Credit, Evidence, Plan, RewardBatch, RewardTable, StepReport, Trajectory
+from stepcredit.records import (
+    Condition,
+    Credit,
+    Evidence,
+    Plan,
+    Prompt,
+    RewardBatch,
+    RewardTable,
+    StepReport,
+    Trajectory,
+)
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout import plan
 from stepcredit.rollout.engine import Advance, count_unusable, decode, roll_out
@@ -41,14 +51,14 @@ class Step:
     credit: Credit
     rewards: RewardTable
     trajectory: Trajectory
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
 
 
 def step(trainer: Trainer, iteration: int, advance: Advance = lambda pairs: None) -> Step:
     """Prompts to updated weights; `advance` hears of every (sample, step) pair that was computed."""
     recipe = trainer.recipe
     prompts = trainer.prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=iteration)
-    condition = trainer.policy.encode(prompts)
+    condition = trainer.policy.encode([prompt.text for prompt in prompts])
 
     instructions = draw_plan(trainer, iteration)
     trajectory = draw_samples(trainer, condition, instructions, iteration, advance)
@@ -116,16 +126,16 @@ def draw_samples(
     )
 
 
-def score(trainer: Trainer, trajectory: Trajectory, prompts: list[str]) -> RewardTable:
+def score(trainer: Trainer, trajectory: Trajectory, prompts: list[Prompt]) -> RewardTable:
     """Decode the final latents and ask every reward; samples that are not finite get NaN."""
     members = trajectory.final.shape[1]
     media = decode(trainer.policy, trajectory.final.flatten(0, 1), trainer.recipe.rollout.micro_batch)
-    texts = tuple(prompt for prompt in prompts for _ in range(members))
+    repeated = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
-    scores, errors = trainer.rewards.score(RewardBatch(media, texts, groups, trainer.policy.fps))
+    scores, problems = trainer.rewards.score(RewardBatch(media, repeated, groups, trainer.policy.fps))
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     broken = ~trajectory.final.flatten(2).isfinite().all(-1).cpu()
-    return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
+    return RewardTable(trainer.rewards.names, table.masked_fill(broken[..., None], torch.nan), problems)
 
 
 def gather_evidence(trainer: Trainer, trajectory: Trajectory, instructions: Plan, rewards: RewardTable) -> Evidence:
