@@ -67,6 +67,7 @@ def difference(
     name: str, before: Float[np.ndarray, " B"], after: Float[np.ndarray, " B"], captions: Sequence[str]
 ) -> Difference | None:
     """One row, or None when no picture has both values."""
+    # A picture that one side could not score says nothing about the change: it is left out on both sides.
     change = after - before
     known = np.isfinite(change)
     if not known.any():

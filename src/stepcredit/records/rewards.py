@@ -26,9 +26,18 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.reward}: {self.reason}"
 
+    @classmethod
+    def by_reason(cls, reward: str, reasons: Mapping[int, str]) -> "tuple[Problem, ...]":
+        """One problem for each distinct reason, from the reason of each row that has no score."""
+        rows: dict[str, list[int]] = {}
+        for row, reason in reasons.items():
+            rows.setdefault(reason, []).append(row)
+        return tuple(cls(reward, tuple(rows[reason]), reason) for reason in sorted(rows))
+
     def concerns(self, output: str) -> bool:
         """Whether this output of a reward has no score because of it."""
-        return output in self.reward.split("+")  # names of outputs hold letters, digits, dots and dashes only
+        # Names of outputs hold no plus: recipes refuse it, and functions cannot have one.
+        return output in self.reward.split("+")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class RewardBatch:
     For example 2 prompts of 3 pictures: `media` `[6, 32, 32, 3]`, six `prompts`, `groups=(0, 0, 0, 1, 1, 1)`.
     """
 
+    # Bytes and not floats: rewards see what a file would hold, so a stored picture has the same score.
     media: UInt8[np.ndarray, "B *frames H W 3"]
     prompts: tuple[Prompt, ...]
     groups: tuple[int, ...]

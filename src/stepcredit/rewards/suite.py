@@ -55,6 +55,7 @@ def _ask(reward: Reward, batch: RewardBatch) -> tuple[dict[str, np.ndarray], lis
         return nothing, [Problem(label, (), f"raised {type(error).__name__}: {error}")]
     columns = {}
     for name in reward.outputs:
+        # Problems of one output say nothing of the next: each is told what is wrong with itself.
         columns[name], own_problems = _checked(name, offered[name], count, problems)
         problems += own_problems
     return columns, problems

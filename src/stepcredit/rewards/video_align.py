@@ -200,7 +200,10 @@ class VideoAlign:
             part = rows[start : start + self._batch]
             logits[part] = self._model.logits(videos[part], [batch.texts[row] for row in part], fps)
         scores = self._model.normalised(logits)
-        return RewardOutput({label: scores[name] for name, label in self._names.items()}, self._problems(unreadable))
+        return RewardOutput(
+            {label: scores[name] for name, label in self._names.items()},
+            Problem.by_reason("+".join(self.outputs), unreadable),
+        )
 
     def _unreadable(self, texts: Sequence[str]) -> dict[int, str]:
         """The rows whose prompt holds marks of the tokenizer, and why they cannot be scored."""
@@ -211,14 +214,6 @@ class VideoAlign:
             if marks:
                 reasons[row] = f'the prompt "{text}" holds {", ".join(marks)}, which the judge reads as its own mark'
         return reasons
-
-    def _problems(self, reasons: dict[int, str]) -> tuple[Problem, ...]:
-        """One for each distinct reason, with its rows."""
-        label = "+".join(self.outputs)
-        return tuple(
-            Problem(label, tuple(row for row in reasons if reasons[row] == reason), reason)
-            for reason in sorted(set(reasons.values()))
-        )
 
     def fingerprint(self) -> dict[str, str]:
         return self._model.fingerprint()

@@ -20,5 +20,6 @@ class Scenes:
         self._by_text = {prompt.text: prompt for prompt in self.prompts}
 
     def draw(self, count: int, *, seed: int, iteration: int) -> list[Prompt]:
+        # Mixed as text: with a sum, seed 0 would draw in its second iteration what seed 1 begins with.
         mixed = random.Random(f"{seed}-{iteration}").getrandbits(32)
         return [self._by_text[str(caption)] for caption in balanced(self._captions, count, mixed)]
