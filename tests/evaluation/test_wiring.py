@@ -1,13 +1,12 @@
 """What recipes of the drawn worlds make of an evaluation: its questions, its kinds, its frames of right and wrong."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from fakes import make_recipe
 from stepcredit.build import build_judges
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.scenes import captions, moving, renderer
 from stepcredit.training import loop
@@ -52,5 +51,6 @@ def test_pictures_are_framed_by_the_first_exact_score(tmp_path, monkeypatch, exa
     drawn = []
     monkeypatch.setattr(loop, "before_after", lambda *places, marks, fps: drawn.append(marks))
     base, tuned = look([[1.0, 0.0], [np.nan, 1.0]]), look([[0.0, 1.0], [0.5, 1.0]])
-    loop.draw_before_after(SimpleNamespace(path=tmp_path), base, tuned, [0, 1], exact)
+    folder = RunFolder.create(tmp_path / "run")
+    loop.draw_before_after(folder, base, tuned, [0, 1], exact)
     assert drawn == [marks]
