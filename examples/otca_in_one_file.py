@@ -32,7 +32,6 @@ from peft import LoraConfig
 from torch import Tensor
 
 import stepcredit
-from stepcredit.prompts import Scenes
 from stepcredit.records import Key, RewardBatch
 from stepcredit.records.key import NoiseStream
 from stepcredit.rewards.aesthetic import Aesthetic
@@ -41,6 +40,7 @@ from stepcredit.rewards.clip_t import ClipT
 from stepcredit.rewards.hps import HPS
 from stepcredit.scenes.captions import parse, split
 from stepcredit.scenes.checker import check
+from stepcredit.scenes.prompts import Scenes
 
 ASSETS = Path(stepcredit.__file__).parent / "assets"
 
@@ -252,11 +252,12 @@ def train(
         key = Key(seed, iteration)
 
         # 1. Draw G pictures for each of P captions. Siblings start from the same noise and part on the way.
-        drawn = captions.draw(prompts, seed=seed, iteration=iteration)
+        drawn = captions.draw(prompts, Key(seed, iteration=iteration))
         rows = [(prompt, member) for prompt in range(prompts) for member in range(group_size)]
         with torch.no_grad():
+            texts = [prompt.text for prompt in drawn]
             # Any: diffusers annotates each as optional, for pipelines that lack a text encoder.
-            encoded: Any = pipe.encode_prompt(drawn, max_sequence_length=SIZE["max_sequence_length"])
+            encoded: Any = pipe.encode_prompt(texts, max_sequence_length=SIZE["max_sequence_length"])
         tokens, pooled, _ = encoded
         text = (tokens.repeat_interleave(group_size, dim=0), pooled.repeat_interleave(group_size, dim=0))
         start = torch.stack([key.shared_start(prompt).draw((16, 64)) for prompt, _ in rows])
@@ -307,7 +308,7 @@ def train(
 
 def draw_held_out(pipe: FluxPipeline) -> tuple[list[str], np.ndarray]:
     """Captions that were never trained on, always from the same noise, by diffusers' own sampler."""
-    captions = Scenes(split("held_out")).draw(12, seed=0, iteration=0)
+    captions = [prompt.text for prompt in Scenes(split("held_out")).draw(12, Key(0, iteration=0))]
     # Any, twice: diffusers annotates latents as a FloatTensor, which no tensor is, and its output as one of two things.
     noise: Any = torch.randn(12, 16, 64, generator=torch.Generator().manual_seed(0))
     output: Any = pipe(captions, latents=noise, num_inference_steps=10, output_type="np", **SIZE)

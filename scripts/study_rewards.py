@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from stepcredit.build import build_rewards, build_trainer
 from stepcredit.recipe.load import load_recipe
-from stepcredit.records import RewardBatch
+from stepcredit.records import Prompt, RewardBatch
+from stepcredit.records.key import Key
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import Caption, Thing, balanced, split
 from stepcredit.scenes.renderer import draw
@@ -28,9 +29,9 @@ def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray
     """Raw scores [P, G, K] of the base generator's own samples, composition last."""
     flags = ["--rollout.prompts", str(prompts), "--rollout.group_size", str(group_size)]
     trainer, judges = build_trainer(load_recipe("recipes/scenes/otca.yaml", flags))
-    drawn = trainer.prompts.draw(prompts, seed=11, iteration=0)
-    plan, told = draw_plan(trainer, 0), trainer.policy.encode(drawn)
-    trajectory = draw_samples(trainer, told, plan, 0, lambda pairs: None)
+    drawn = trainer.prompts.draw(prompts, Key(11, iteration=0))
+    condition = trainer.policy.encode([prompt.text for prompt in drawn])
+    trajectory = draw_samples(trainer, condition, draw_plan(trainer, 0), 0, lambda pairs: None)
     asking = type(trainer)(**{**vars(trainer), "rewards": judges.rewards})
     table = score(asking, trajectory, drawn)
     keep = [index for index, name in enumerate(table.names) if name != "diversity"]
@@ -69,7 +70,7 @@ def tricks(captions: list[Caption], generator: np.random.Generator) -> dict[str,
 
 
 def ask(suite: RewardSuite, pictures: np.ndarray, captions: list[Caption]) -> np.ndarray:
-    batch = RewardBatch(pictures, tuple(map(str, captions)), tuple(range(len(captions))))
+    batch = RewardBatch(pictures, Prompt.listed(map(str, captions)), tuple(range(len(captions))))
     return suite.score(batch)[0].mean(0)
 
 

@@ -16,11 +16,12 @@ from stepcredit.evaluation.paired import summarise
 from stepcredit.flow import schedules
 from stepcredit.recipe.load import to_yaml, validate
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Credit, Evidence, RewardTable, StepReport
+from stepcredit.records import Credit, Evidence, Problem, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT
 from stepcredit.scenes.captions import KINDS, balanced, parse, split
+from stepcredit.scenes.worlds import facts_of
 
 SIBLINGS = 4
 HTML = '<script>document.title = "broken"</script> & "x" \'y\''
@@ -97,7 +98,7 @@ def drawn_run(
         scores[0, 0] = np.nan
         rises = np.sort(generator.uniform(0.0, 1.0, (prompts, group_size, steps + 1)), axis=-1)
         folder.log(StepReport(iteration, metrics(scores, rewards, steps)))
-        folder.problems(iteration, ["hps: one picture is < broken >"])
+        folder.problems(iteration, [Problem("hps", (1,), "one picture is < broken >")])
         folder.credit(
             iteration,
             credit(recipe, scores, rises),
@@ -164,6 +165,7 @@ class Drawn:
             scores=scores[list(rows)],
             pictures={row: pictures[row] for row in rows if row < watch},
             answers={question: self.answers(question, rows, share) for question in QUESTIONS},
+            kinds=tuple(facts_of(self.captions[row]).get("kind") for row in rows),
         )
 
     def answers(self, question: str, rows: Sequence[int], share: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import Reward
 from stepcredit.recipe.load import validate
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Condition, RewardBatch, RewardOutput
+from stepcredit.records import Condition, Prompt, RewardBatch, RewardOutput
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.training.step import Parts
 
@@ -175,7 +175,8 @@ class RecordingSGD(torch.optim.SGD):
 def batch(images: np.ndarray, prompts: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> RewardBatch:
     """Pictures with captions; by default one caption and one group for all."""
     count = len(images)
-    return RewardBatch(images, tuple(prompts or ["a red circle"] * count), tuple(groups or [0] * count))
+    listed = Prompt.listed(prompts or ["a red circle"] * count)
+    return RewardBatch(images, listed, tuple(groups or [0] * count))
 
 
 def noise_pictures(count: int, seed: int = 0, height: int = 8, width: int = 8) -> np.ndarray:

@@ -12,13 +12,16 @@ from stepcredit.files.folders import resolve
 from stepcredit.parts.observers import Similarity
 from stepcredit.policies.families import family_of
 from stepcredit.policies.generator import Generator, device_of
-from stepcredit.prompts.sources import from_settings
+from stepcredit.prompts.sources import Listed, read_file
 from stepcredit.protocols import Observer, Policy, PromptSource, Reward, Tracker
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, exact, hps
+from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, hps
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import RollOut
+from stepcredit.scenes import captions, exact, moving, worlds
+from stepcredit.scenes.prompts import Scenes
 from stepcredit.settings.policies import PolicySettings
+from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice, ScenesPrompts
 from stepcredit.settings.rewards import (
     HPS,
     Aesthetic,
@@ -55,7 +58,7 @@ def build_parts(recipe: Recipe) -> tuple[Parts, Judges]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    prompts = from_settings(recipe.prompts)
+    prompts = build_prompts(recipe.prompts)
     rewards = build_rewards(recipe.rewards, device_of(recipe.policy))
     judges = build_judges(recipe, rewards)
     policy = build_policy(recipe)
@@ -127,10 +130,23 @@ def build_optimiser(recipe: Recipe, policy: Policy) -> torch.optim.Optimizer:
     )
 
 
+def build_prompts(settings: PromptChoice) -> PromptSource:
+    """The source that a recipe names. Captions of a drawn world are known as such, whoever lists them."""
+    match settings:
+        case FilePrompts():
+            return Listed(read_file(settings.path), facts=worlds.facts_of)
+        case ListedPrompts():
+            return Listed(settings.prompts, facts=worlds.facts_of)
+        case ScenesPrompts():
+            return Scenes(captions.split(settings.split))
+        case MovingScenesPrompts():
+            return Scenes(moving.split(settings.split))
+
+
 def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:
     """Who evaluates: the trained rewards, which are there already, and the held-out ones."""
     held_out = build_rewards(recipe.held_out, device_of(recipe.policy))
-    return Judges(from_settings(recipe.evaluation.prompts), rewards.joined(held_out))
+    return Judges(build_prompts(recipe.evaluation.prompts), rewards.joined(held_out), worlds.answers_of)
 
 
 def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> list[Guarded]:

@@ -15,6 +15,8 @@ from stepcredit.records import (
     Credit,
     Key,
     Move,
+    Problem,
+    Prompt,
     RewardBatch,
     RewardOutput,
     Rollout,
@@ -134,7 +136,10 @@ class Update(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """One scorer; it may offer several outputs from one call."""
+    """One scorer; it may offer several outputs from one call.
+
+    One that is always 1 for right or 0 for wrong may say so with an attribute `exact = True`.
+    """
 
     outputs: tuple[str, ...]
 
@@ -150,10 +155,19 @@ class PromptSource(Protocol):
     """A fixed list of prompts and the order in which training takes them."""
 
     @property
-    def prompts(self) -> Sequence[str]: ...
+    def prompts(self) -> Sequence[Prompt]: ...
 
-    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
-        """The prompts of one iteration: a pure function of its arguments."""
+    def draw(self, count: int, key: Key) -> list[Prompt]:
+        """So many prompts for the iteration of a key: a pure function of its arguments."""
+        ...
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """An exact checker: what a prompt asks of a picture or video, and whether it is so."""
+
+    def __call__(self, medium: np.ndarray, prompt: Prompt) -> Mapping[str, bool] | None:
+        """Answers by name, for example `{"object": True, "count": False}`; None for a prompt that it cannot read."""
         ...
 
 
@@ -171,8 +185,8 @@ class Tracker(Protocol):
         """Numbers of one iteration; `report.iteration` counts from 0."""
         ...
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        """What could not be scored in this iteration (from 0), and why; often nothing."""
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        """What could not be scored in this iteration (from 0), and why; often nothing. People read `str(problem)`."""
         ...
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:

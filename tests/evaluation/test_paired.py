@@ -141,11 +141,14 @@ def test_looks_at_something_else_cannot_be_paired(other):
 
 def test_kinds_of_captions_are_compared_on_their_own():
     prompts = ["a red circle", "two red circles", "a red circle", "no caption of the world"]
-    base = made_look([[0.0], [0.0], [1.0], [5.0]], prompts)
-    tuned = made_look([[1.0], [4.0], [4.0], [9.0]], prompts)
+    kinds = ("single", "count", "single", None)
+    base = made_look([[0.0], [0.0], [1.0], [5.0]], prompts, kinds=kinds)
+    tuned = made_look([[1.0], [4.0], [4.0], [9.0]], prompts, kinds=kinds)
     found = by_kind(base, tuned)
+    assert list(found) == ["single", "count"]  # as they come first
     assert {kind: rows[0].difference for kind, rows in found.items()} == {"single": 2.0, "count": 4.0}
     assert found["single"] == compare(base.among([0, 2]), tuned.among([0, 2]))
+    assert by_kind(replace(base, kinds=()), tuned) == found  # a look that was written before looks knew kinds
     assert by_kind(made_look([[1.0]], ["ein Käfer"]), made_look([[1.0]], ["ein Käfer"])) == {}
 
 
@@ -235,7 +238,9 @@ def test_the_gap_is_zero_when_everything_rose_by_as_many_standard_deviations(row
 
 def test_the_summary_is_plain_json_and_says_what_was_compared():
     prompts = ["a red circle", "a red circle", "two red circles"]
-    base = made_look([[0.0, 1.0], [2.0, 3.0], [4.0, 3.0]], prompts, answers={"number": np.array([np.nan, np.nan, 1.0])})
+    asked = {"number": np.array([np.nan, np.nan, 1.0])}
+    kinds = ("single", "single", "count")
+    base = made_look([[0.0, 1.0], [2.0, 3.0], [4.0, 3.0]], prompts, answers=asked, kinds=kinds)
     tuned = replace(base, iteration=9, weights="average", scores=base.scores + 1)
     found = summarise(base, tuned, ["a"])
     assert json.loads(json.dumps(found, allow_nan=False)) == found

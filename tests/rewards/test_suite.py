@@ -22,14 +22,14 @@ from fakes import (
     noise_pictures,
 )
 from stepcredit.errors import RecipeError, RewardError, WeightsError
-from stepcredit.records import RewardBatch, RewardOutput, RewardTable
+from stepcredit.records import Problem, Prompt, RewardBatch, RewardOutput, RewardTable
 from stepcredit.rewards.aesthetic import Aesthetic, read_head
 from stepcredit.rewards.clip import Clip, cropped, letterboxed
 from stepcredit.rewards.custom import Custom
 from stepcredit.rewards.diversity import Diversity
-from stepcredit.rewards.exact import composition
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import parse
+from stepcredit.scenes.exact import composition
 from stepcredit.scenes.renderer import draw
 from stepcredit.training.loop import watch_rewards
 from stepcredit.training.step import reward_metrics, step
@@ -49,8 +49,12 @@ class Several:
         return {"kind": "several"}
 
 
-def table(name, scores, errors=()):
-    return RewardTable((name,), torch.tensor(scores)[..., None], errors)
+def table(name, scores, problems=()):
+    return RewardTable((name,), torch.tensor(scores)[..., None], problems)
+
+
+def sentences(problems):
+    return tuple(map(str, problems))
 
 
 # The suite
@@ -70,26 +74,96 @@ def test_columns_stand_in_the_order_of_the_names():
     ("broken", "missing", "reason"),
     [
         (Raising, 4, "broken: raised RuntimeError: the scorer ran out of ink"),
-        (NotANumber, 4, None),
+        (NotANumber, 4, "broken: returned NaN for 4 of 4 pictures"),
         (Infinite, 1, "broken: returned infinity for 1 of 4 pictures"),
         (WrongLength, 4, "broken: returned shape (3,) for 4 pictures"),
     ],
 )
 def test_a_reward_that_fails_is_nan_with_a_reason_and_the_others_are_as_without_it(broken, missing, reason):
-    scores, errors = RewardSuite([Brightness("a"), broken("broken"), Contrast("c")]).score(PICTURES)
+    scores, problems = RewardSuite([Brightness("a"), broken("broken"), Contrast("c")]).score(PICTURES)
     assert np.isnan(scores[:, 1]).sum() == missing
     assert np.isfinite(scores[missing:, 1]).all()
     alone, none = RewardSuite([Brightness("a"), Contrast("c")]).score(PICTURES)
     np.testing.assert_array_equal(scores[:, [0, 2]], alone)
     assert none == ()
-    assert reason is None or errors == (reason,)
+    assert sentences(problems) == (reason,)
 
 
 def test_an_output_that_a_reward_forgets_is_nan_and_its_sibling_is_not():
-    scores, errors = RewardSuite([Several()]).score(PICTURES)
+    scores, problems = RewardSuite([Several()]).score(PICTURES)
     assert np.isfinite(scores[:, 0]).all()
     assert np.isnan(scores[:, 1]).all()
-    assert errors == ("first+second: the second is out of order", "second: returned shape (0,) for 4 pictures")
+    assert problems == (
+        Problem("first+second", (), "the second is out of order"),
+        Problem("second", (), "returned shape (0,) for 4 pictures"),
+    )
+
+
+class Two(Brightness):
+    """Two outputs and what is said about them, as the test wants it."""
+
+    outputs = ("first", "second")
+
+    def __init__(self, first, second, errors=()):
+        self.output = RewardOutput({"first": np.array(first), "second": np.array(second)}, errors)
+
+    def score(self, batch):
+        return self.output
+
+
+NAN = np.nan
+FINE = [1.0, 2.0, 3.0, 4.0]
+
+
+def test_each_output_has_a_reason_of_its_own_for_what_it_could_not_score():
+    """What is wrong with the first output says nothing about the second."""
+    _, problems = RewardSuite([Two([1.0, 2.0, np.inf, 4.0], [NAN, 2.0, 3.0, NAN])]).score(PICTURES)
+    assert problems == (
+        Problem("first", (2,), "returned infinity for 1 of 4 pictures"),
+        Problem("second", (0, 3), "returned NaN for 2 of 4 pictures"),
+    )
+    _, problems = RewardSuite([Two(FINE[:3], [NAN, *FINE[1:]])]).score(PICTURES)
+    assert problems == (
+        Problem("first", (), "returned shape (3,) for 4 pictures"),
+        Problem("second", (0,), "returned NaN for 1 of 4 pictures"),
+    )
+
+
+def test_infinity_and_nan_in_one_column_are_two_problems():
+    _, problems = RewardSuite([Two([NAN, 2.0, np.inf, 4.0], FINE)]).score(PICTURES)
+    assert sentences(problems) == (
+        "first: returned infinity for 1 of 4 pictures",
+        "first: returned NaN for 1 of 4 pictures",
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "unexplained"),
+    [
+        ("no ink", None),  # a sentence speaks of all outputs and rows
+        (Problem("first+second", (), "no ink"), None),
+        (Problem("first", (0, 2), "no ink"), None),
+        (Problem("first", (0,), "no ink"), Problem("first", (2,), "returned NaN for 1 of 4 pictures")),
+        (Problem("second", (0, 2), "no ink"), Problem("first", (0, 2), "returned NaN for 2 of 4 pictures")),
+        (Problem("first", (0, 99), "no ink"), Problem("first", (2,), "returned NaN for 1 of 4 pictures")),
+    ],
+    ids=str,
+)
+def test_what_a_scorer_explains_itself_needs_no_other_reason(told, unexplained):
+    _, problems = RewardSuite([Two([NAN, 2.0, NAN, 4.0], FINE, (told,))]).score(PICTURES)
+    wanted = [told if isinstance(told, Problem) else Problem("first+second", (), told), unexplained]
+    assert problems == tuple(problem for problem in wanted if problem)
+
+
+def test_a_problem_concerns_the_outputs_that_it_names():
+    problem = Problem("clip_t+hps", (), "ran out of ink")
+    assert str(problem) == "clip_t+hps: ran out of ink"
+    assert [problem.concerns(name) for name in ("clip_t", "hps", "clip", "clip_t+hps")] == [True, True, False, False]
+
+
+def test_a_suite_knows_which_of_its_outputs_are_right_or_wrong():
+    suite = RewardSuite([Brightness("a"), composition("c")]).joined(RewardSuite([Several()]))
+    assert suite.exact == ("c",)
 
 
 def test_a_suite_does_not_write_into_the_scores_of_a_reward():
@@ -110,16 +184,16 @@ def test_suites_join_in_order_and_have_fingerprints():
 
 
 def test_a_suite_without_rewards_scores_nothing():
-    scores, errors = RewardSuite([]).score(PICTURES)
+    scores, problems = RewardSuite([]).score(PICTURES)
     assert scores.shape == (4, 0)
-    assert errors == ()
+    assert problems == ()
 
 
 def test_a_batch_needs_one_caption_and_one_group_per_picture():
     with pytest.raises(ValueError, match="got 4 samples, 1 prompts and 4 group numbers"):
-        RewardBatch(noise_pictures(4), ("a red circle",), (0, 0, 0, 0))
+        RewardBatch(noise_pictures(4), Prompt.listed(["a red circle"]), (0, 0, 0, 0))
     with pytest.raises(ValueError, match="3 group numbers"):
-        RewardBatch(noise_pictures(4), ("a red circle",) * 4, (0, 0, 0))
+        RewardBatch(noise_pictures(4), Prompt.listed(["a red circle"] * 4), (0, 0, 0))
 
 
 # What training makes of it
@@ -154,7 +228,7 @@ def test_a_reward_that_scored_nothing_has_no_mean():
 
 
 def test_a_run_stops_when_a_reward_is_silent_for_three_iterations_in_a_row():
-    nothing = table("r", [[float("nan")] * 2], ("r: raised RuntimeError: no ink",))
+    nothing = table("r", [[float("nan")] * 2], (Problem("r", (), "raised RuntimeError: no ink"),))
     silent = {"r": 0}
     watch_rewards(silent, nothing)
     watch_rewards(silent, nothing)
@@ -204,7 +278,7 @@ def test_composition_scores_scenes_and_names_foreign_captions():
     red, blue = (draw(parse(text), generator) for text in ("a red circle", "a blue square"))
     output = composition("c").score(batch(np.stack([red, blue, red, blue]), texts))
     np.testing.assert_array_equal(output.scores["c"], [1, 0, np.nan, np.nan])
-    assert output.errors == ('"a photo of a cat" is not a caption of the scenes world',)
+    assert output.errors == (Problem("c", (2, 3), '"a photo of a cat" is not a caption of the scenes world'),)
 
 
 # Rewards of one's own
@@ -215,6 +289,8 @@ def their_module(tmp_path, monkeypatch):
     (tmp_path / "their_rewards.py").write_text(
         "def darkness(images, prompts):\n"
         "    return [1 - image.mean() / 255 + len(prompt) for image, prompt in zip(images, prompts)]\n"
+        "def spelling(images, texts, *, facts):\n"
+        "    return [len(text) * len(known['word']) for text, known in zip(texts, facts)]\n"
         "class Callable:\n"
         "    def __call__(self, images, prompts): return [0.5] * len(images)\n"
         "instance = Callable()\n"
@@ -225,11 +301,23 @@ def their_module(tmp_path, monkeypatch):
 
 def test_a_function_of_ones_own_scores_pictures_and_prompts(their_module):
     reward = Custom(f"{their_module}:darkness", name="dark")
-    scores, errors = RewardSuite([reward]).score(PICTURES)
+    scores, problems = RewardSuite([reward]).score(PICTURES)
     wanted = [1 - image.mean() / 255 + len("a red circle") for image in PICTURES.media]
     np.testing.assert_allclose(scores[:, 0], wanted)
-    assert errors == ()
+    assert problems == ()
     assert reward.fingerprint()["file"].endswith("their_rewards.py")
+
+
+def test_a_function_with_a_parameter_facts_gets_those_of_each_sample(their_module):
+    words = Prompt.listed(["a sign", "a sign", "a shop"], facts=lambda text: {"word": f"{text}!"})
+    reward = Custom(f"{their_module}:spelling", name="spelling")
+    scores, problems = RewardSuite([reward]).score(RewardBatch(noise_pictures(3), words, (0, 0, 1)))
+    np.testing.assert_array_equal(scores[:, 0], [6 * 7] * 3)
+    assert problems == ()
+
+
+def test_a_builtin_without_a_signature_is_called_without_facts():
+    assert Custom("builtins:max", name="x").fingerprint()["file"] == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -377,18 +465,18 @@ def test_a_reward_that_returns_something_else_is_nan_with_a_reason(output):
             object.__setattr__(fine, "scores", {"brightness": ["dark"] * 4})
             return fine
 
-    scores, errors = RewardSuite([Odd()]).score(PICTURES)
+    scores, problems = RewardSuite([Odd()]).score(PICTURES)
     assert np.isnan(scores).all()
-    assert errors
+    assert problems
 
 
 def test_nan_without_a_word_gets_a_reason():
-    _, errors = RewardSuite([NotANumber("broken")]).score(PICTURES)
-    assert "broken" in " ".join(errors)
+    _, problems = RewardSuite([NotANumber("broken")]).score(PICTURES)
+    assert "broken" in " ".join(sentences(problems))
 
 
 def test_the_reason_of_silence_is_that_of_the_silent_reward():
-    nothing = table("clip", [[float("nan")] * 2], ("clip_t: raised RuntimeError: another reward",))
+    nothing = table("clip", [[float("nan")] * 2], (Problem("clip_t", (), "raised RuntimeError: another reward"),))
     silent = {"clip": 2}
     with pytest.raises(RewardError) as caught:
         watch_rewards(silent, nothing)

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from stepcredit.errors import RewardError, WeightsError
 from stepcredit.files.folders import resolve
 from stepcredit.protocols import Reward
-from stepcredit.records import RewardBatch
+from stepcredit.records import Problem, Prompt, RewardBatch
 from stepcredit.rewards.video_align import (
     FORM,
     HEAD,
@@ -60,7 +60,7 @@ def videos_of(prompts):
 
 
 def batch_of(videos, prompts):
-    return RewardBatch(videos, tuple(prompts), tuple(range(len(prompts))), fps=FPS)
+    return RewardBatch(videos, Prompt.listed(prompts), tuple(range(len(prompts))), fps=FPS)
 
 
 def moving(count):
@@ -202,9 +202,8 @@ def test_a_prompt_with_a_mark_of_the_judge_is_not_scored_and_harms_nobody_else(f
     for name, column in output.scores.items():
         assert np.isnan(column).tolist() == [False, True, False]
         np.testing.assert_allclose(column[[0, 2]], clean.scores[name][[0, 2]], atol=1e-5)
-    assert output.errors == (
-        'the prompt "a <|MQ_reward|> circle" holds <|MQ_reward|>, which the judge reads as its own mark',
-    )
+    reason = 'the prompt "a <|MQ_reward|> circle" holds <|MQ_reward|>, which the judge reads as its own mark'
+    assert output.errors == (Problem("vq+mq+ta", (1,), reason),)
 
 
 def test_any_text_can_be_judged_and_braces_are_nothing_special(folder):
@@ -223,7 +222,7 @@ def test_scores_do_not_depend_on_who_is_scored_together(folder, size):
 
 
 def test_pictures_are_refused(folder):
-    pictures = RewardBatch(BATCH.videos[:, 0], PROMPTS, (0, 1, 2))
+    pictures = RewardBatch(BATCH.videos[:, 0], Prompt.listed(PROMPTS), (0, 1, 2))
     with pytest.raises(RewardError, match="videos"):
         VideoAlign(load_video_align(str(folder))).score(pictures)
 

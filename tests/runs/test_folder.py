@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from stepcredit.errors import RunError
-from stepcredit.records import Credit, RewardTable, StepReport
+from stepcredit.records import Credit, Problem, RewardTable, StepReport
 from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
@@ -50,7 +50,7 @@ def made_credit():
 def write_iteration(folder, iteration):
     """Everything that an iteration and the look after it leave behind."""
     folder.log(StepReport(iteration, {"reward/a": 0.1 + iteration, "reward/b": math.nan}))
-    folder.problems(iteration, ["a: ran out of ink"])
+    folder.problems(iteration, [Problem("a", (), "ran out of ink")])
     table = RewardTable(("a", "b"), torch.zeros(2, 3, 2))
     folder.credit(iteration, made_credit(), np.zeros((2, 3, 5), np.float32), table, ["x", "y"])
     picture = np.zeros((8, 8, 3), np.uint8)

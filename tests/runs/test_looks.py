@@ -1,5 +1,6 @@
 """Looks: what is read is what was written, bit for bit; half a look is none; a damaged one is named."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -30,12 +31,13 @@ def made_look(captions=("a red circle", "zwei Äpfel", "a red circle"), seed=0, 
         pictures={row: generator.integers(0, 256, (8, 6, 3), dtype=np.uint8) for row in rows},
         answers={"number": number, "colour": np.zeros(len(rows))},
         errors=("taste: ran out of ink",),
+        kinds=("single", None, "single") if len(rows) == 3 else (),
     )
     return replace(look, **changed)
 
 
 def assert_same(got, wanted, kept):
-    for name in ("iteration", "weights", "names", "rows", "prompts", "errors"):
+    for name in ("iteration", "weights", "names", "rows", "prompts", "errors", "kinds"):
         assert getattr(got, name) == getattr(wanted, name)
     assert got.scores.tobytes() == np.where(np.isnan(wanted.scores), np.nan, wanted.scores).tobytes()
     assert list(got.answers) == list(wanted.answers)
@@ -73,6 +75,15 @@ def test_a_caption_with_the_line_ends_of_unicode_stays_one_line(tmp_path):
 def test_a_look_without_answers_comes_back_without(tmp_path):
     looks.write(tmp_path / "000012", made_look(answers={}), [])
     assert looks.read(tmp_path / "000012").answers == {}
+
+
+def test_a_look_of_a_version_without_kinds_can_be_read(tmp_path):
+    looks.write(tmp_path / "000012", made_look(), [])
+    path = tmp_path / "000012" / "scores.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line.pop("kind") for line in lines] == ["single", None, "single"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert_same(looks.read(path.parent), made_look(kinds=()), [])
 
 
 def test_writing_again_replaces_the_whole(tmp_path):
@@ -146,6 +157,7 @@ def test_a_part_has_the_rows_that_are_asked_for_in_their_order(tmp_path):
     whole = made_look()
     assert part.rows == (1, 5)
     assert part.prompts == ("a red circle", "a red circle")
+    assert part.kinds == ("single", "single")
     np.testing.assert_array_equal(part.scores, whole.scores[[0, 2]])
     np.testing.assert_array_equal(part.answers["number"], [1.0, 1.0])
     assert set(part.pictures) == {1, 5}

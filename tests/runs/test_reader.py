@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from fakes import make_recipe
 from stepcredit.errors import RunError
 from stepcredit.recipe.load import to_yaml
-from stepcredit.records import Credit, RewardTable, StepReport
+from stepcredit.records import Credit, Problem, RewardTable, StepReport
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT, RunReader
@@ -29,7 +29,7 @@ def write_run(path):
     credit = Credit(parts, parts, parts[..., 0], parts[..., :1], parts[..., :1], parts[..., 0])
     for iteration in range(2):
         folder.log(StepReport(iteration, {"reward/brightness": 0.1 * iteration, "reward/taste": float("nan")}))
-        folder.problems(iteration, ["taste: ran out of ink"])
+        folder.problems(iteration, [Problem("taste", (3,), "ran out of ink")])
         table = RewardTable(("brightness",), parts[..., :1] / 7)
         folder.credit(iteration, credit, np.ones((2, 3, 5), np.float32), table, ["x", "ÿ"])
     picture = np.full((8, 8, 3), 7, np.uint8)
@@ -52,7 +52,12 @@ def test_everything_that_a_run_leaves_can_be_read(path):
     assert run.metrics() == [
         {"iteration": index, "reward/brightness": 0.1 * index, "reward/taste": None} for index in range(2)
     ]
-    assert run.problems()[1] == {"iteration": 1, "reason": "taste: ran out of ink"}
+    assert run.problems()[1] == {
+        "iteration": 1,
+        "reward": "taste",
+        "rows": [3],
+        "reason": "taste: ran out of ink",
+    }
     assert run.result() == {"rows": []}
     assert run.evaluations() == [{"pictures": 8}]
     assert run.looks() == [0]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.records import RewardBatch
-from stepcredit.rewards.exact import motion
+from stepcredit.records import Problem, Prompt, RewardBatch
 from stepcredit.scenes.captions import NEW_COMBINATIONS, balanced
+from stepcredit.scenes.exact import motion
 from stepcredit.scenes.moving import (
     DIRECTIONS,
     FRAMES,
@@ -22,7 +22,7 @@ from stepcredit.scenes.moving import (
     split,
 )
 from stepcredit.scenes.moving_checker import check_motion
-from stepcredit.scenes.worlds import kind_of, questions_of
+from stepcredit.scenes.worlds import answers_of, facts_of
 
 CAPTIONS = every_caption()
 SOME = st.integers(0, len(CAPTIONS) - 1).map(lambda index: CAPTIONS[index])
@@ -80,7 +80,7 @@ def test_each_question_is_answered_for_itself():
     caption = parse("a red circle moving right and a blue square moving left")
     scene = paths(caption, np.random.default_rng(1))
     video = film(scene)
-    assert questions_of(video, str(caption)) == dict.fromkeys(("object", "colour", "motion", "steady"), True)
+    assert answers_of(video, Prompt(str(caption), 0)) == dict.fromkeys(("object", "colour", "motion", "steady"), True)
     shapes = check_motion(video, parse("a red square moving right and a blue square moving left"))
     assert (shapes.object, shapes.motion) == (False, False)
     bound = check_motion(video, parse("a blue circle moving right and a red square moving left"))
@@ -99,18 +99,23 @@ def test_each_question_is_answered_for_itself():
 def test_the_motion_reward_is_nan_with_a_reason_for_foreign_captions():
     caption = CAPTIONS[0]
     videos = np.stack([draw(caption, np.random.default_rng(0)), np.zeros((FRAMES, 32, 32, 3), np.uint8)])
-    batch = RewardBatch(videos, (str(caption), "a dog runs"), (0, 1), fps=8.0)
+    batch = RewardBatch(videos, Prompt.listed([str(caption), "a dog runs"]), (0, 1), fps=8.0)
     output = motion().score(batch)
     assert output.scores["motion"][0] == 1
     assert np.isnan(output.scores["motion"][1])
-    assert output.errors == ('"a dog runs" is not a caption of the moving scenes',)
+    assert output.errors == (Problem("motion", (1,), '"a dog runs" is not a caption of the moving scenes'),)
 
 
 def test_kinds_and_questions_of_both_worlds():
-    assert kind_of("a red circle") == "single"
-    assert kind_of("a red circle standing still") == "one still"
-    assert kind_of("a dog") is None
-    assert questions_of(np.zeros((32, 32, 3), np.uint8), "a red circle standing still") == {}
+    assert facts_of("a red circle") == {"kind": "single"}
+    assert facts_of("a red circle standing still") == {"kind": "one still"}
+    assert facts_of("a dog") == {}
+    still, moving, foreign = Prompt.listed(["a red circle", "a red circle standing still", "a dog"])
+    picture, video = np.zeros((32, 32, 3), np.uint8), np.zeros((2, 32, 32, 3), np.uint8)
+    assert answers_of(picture, still) == {"object": False, "colour": False}
+    assert set(answers_of(video, moving)) == {"object", "colour", "motion", "steady"}
+    for medium, prompt in [(picture, moving), (video, still), (picture, foreign), (video, foreign)]:
+        assert answers_of(medium, prompt) is None
     assert {caption.kind for caption in balanced(CAPTIONS, 6, 0)} == set(MOVING_KINDS)
 
 
@@ -119,11 +124,11 @@ def test_a_batch_of_the_other_medium_is_refused_in_words(media):
     from stepcredit.errors import RewardError
 
     shape = (1, 8, 8, 3) if media == "videos" else (1, 2, 8, 8, 3)
-    batch = RewardBatch(np.zeros(shape, np.uint8), ("a",), (0,), fps=None if media == "videos" else 4.0)
+    batch = RewardBatch(np.zeros(shape, np.uint8), Prompt.listed(["a"]), (0,), fps=None if media == "videos" else 4.0)
     with pytest.raises(RewardError, match="take one that scores"):
         getattr(batch, media)
 
 
 def test_videos_need_their_frames_per_second():
     with pytest.raises(ValueError, match="need their frames per second"):
-        RewardBatch(np.zeros((1, 2, 8, 8, 3), np.uint8), ("a",), (0,))
+        RewardBatch(np.zeros((1, 2, 8, 8, 3), np.uint8), Prompt.listed(["a"]), (0,))

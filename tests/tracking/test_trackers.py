@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stepcredit.build import build_trackers
 from stepcredit.protocols import Tracker
 from stepcredit.recipe.load import load_recipe
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
@@ -21,9 +21,10 @@ from stepcredit.tracking.wandb import WandBTracker
 
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8))
 CAPTIONS = [f"caption {index}" for index in range(30)]
+PROBLEM = Problem("r", (0,), "a reason")
 CALLS = {
     "log": (StepReport(0, {"reward/a": 0.5}),),
-    "problems": (0, ["a reason"]),
+    "problems": (0, [PROBLEM]),
     "pictures": (1, "samples", PICTURES, CAPTIONS),
     "distributions": (0, {"credit": np.ones((2, 3))}),
     "close": (),
@@ -157,7 +158,7 @@ def test_tensorboard_reads_back_what_was_told(tmp_path):
         tracker.log(StepReport(iteration, {"reward/a": 0.5 * iteration, "reward/b": math.nan}))
         tracker.distributions(iteration, {"credit/mixed": np.array([[1.0, math.nan], [2.0, 3.0]])})
     tracker.distributions(3, {"credit/none": np.full(3, math.nan)})
-    tracker.problems(1, ["a reason", "a reason"])
+    tracker.problems(1, [PROBLEM, Problem("r", (5,), "a reason")])
     tracker.problems(2, [])
     tracker.pictures(3, "samples", PICTURES, CAPTIONS)
     tracker.close()
@@ -173,7 +174,7 @@ def test_tensorboard_reads_back_what_was_told(tmp_path):
     (sheet,) = events.Images("samples")
     assert (sheet.step, sheet.width * sheet.height) == (3, 24 * 8 * 8)
     reasons = events.Tensors("problems/text_summary")
-    assert [(event.step, event.tensor_proto.string_val[0]) for event in reasons] == [(2, b"a reason")]
+    assert [(event.step, event.tensor_proto.string_val[0]) for event in reasons] == [(2, b"r: a reason")]
 
 
 # Weights & Biases
@@ -206,7 +207,7 @@ def three_iterations(service):
         if iteration == 1:
             tracker.pictures(iteration + 1, "samples", PICTURES, CAPTIONS)  # drawn before the iteration is logged
         tracker.log(StepReport(iteration, {"reward/a": float(iteration), "reward/b": math.nan, "loss": math.inf}))
-        tracker.problems(iteration, ["r", "r"] if iteration == 2 else [])
+        tracker.problems(iteration, [PROBLEM, PROBLEM] if iteration == 2 else [])
         tracker.distributions(iteration, {"credit": np.array([1.0, 3.0, math.nan])})
     tracker.pictures(3, "samples", PICTURES[:2], CAPTIONS[:2])  # the last snapshot, at the end
     tracker.close()

@@ -40,7 +40,7 @@ class Case:
         self.optimiser = RecordingSGD(self.policy.parameters(), lr=lr)
         self.parts = make_parts(rewards, policy=self.policy, descent=self.optimiser, **sections)
         self.method = self.parts.method
-        prompts = self.parts.prompts.draw(self.parts.prompt_count, seed=0, iteration=0)
+        prompts = self.parts.prompts.draw(self.parts.prompt_count, Key(0, iteration=0))
         self.rollout = self.parts.roll_out(prompts, Key(seed=sections.get("seed", 0), iteration=0))
         self.plan, self.condition = self.rollout.plan, self.rollout.condition
         self.levels = self.rollout.sampler.levels
@@ -756,7 +756,7 @@ def test_in_bfloat16_an_update_sees_the_ratio_of_what_its_network_said():
     policy = HalfPolicy()
     descent = RecordingSGD(policy.parameters(), lr=0.05)
     parts = make_parts(policy=policy, descent=descent, method={"type": "dance_grpo", "noise_level": 0.5})
-    prompts = parts.prompts.draw(2, seed=0, iteration=0)
+    prompts = parts.prompts.draw(2, Key(0, iteration=0))
     rollout = parts.roll_out(prompts, Key(0, 0))
     assert rollout.velocities.dtype == torch.bfloat16
     assert rollout.latents.dtype == torch.float32

@@ -19,7 +19,7 @@ from stepcredit.costs.sketch import Encoding, decode, encode, gradient, sketch, 
 from stepcredit.costs.weights import FLOAT32, Weights, bytes_of, weigh
 from stepcredit.errors import Phase, PromptError
 from stepcredit.policies.generator import Generator
-from stepcredit.prompts.sources import Listed, from_settings
+from stepcredit.prompts.sources import Listed
 from stepcredit.protocols import PromptSource
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import Condition, Key, Plan
@@ -94,7 +94,8 @@ def count_costs(recipe: Recipe) -> Costs:
     # Before anything is metered: weighing puts the gradients there, which are resident and no phase's own.
     weights = weigh(recipe, policy, reference=reference)
     prompts, missing = _prompts(recipe)
-    encoding, condition = encode(policy, prompts.draw(recipe.rollout.prompts, seed=recipe.seed, iteration=0))
+    first_prompts = prompts.draw(recipe.rollout.prompts, Key(recipe.seed, iteration=0))
+    encoding, condition = encode(policy, [prompt.text for prompt in first_prompts])
     deciders = policy.family.deciding(levels)
     networks = [
         _Network.metered(policy, condition, name, steps=_steps_of(name, deciders, plan), reference=reference)
@@ -139,7 +140,7 @@ def samples_of(recipe: Recipe) -> int:
 def _prompts(recipe: Recipe) -> tuple[PromptSource, str | None]:
     """The recipe's prompts; where they are not here yet, stand-ins and the reason."""
     try:
-        return from_settings(recipe.prompts), None
+        return build_prompts(recipe.prompts), None
     except PromptError as error:
         words = " ".join(["word"] * (_WORDS - 1))
         # Each ends with a number of its own: equal prompts would be encoded once.

@@ -1,17 +1,16 @@
 """A policy's pictures of held-out captions, always from the same noise, and their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from stepcredit.protocols import Policy, PromptSource
-from stepcredit.records import RewardBatch, fixed_noise
+from stepcredit.protocols import Policy, PromptSource, Questions
+from stepcredit.records import Key, Prompt, RewardBatch, fixed_noise
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import decode, sample_ode
 from stepcredit.runs.looks import Look, Weights
-from stepcredit.scenes.worlds import questions_of
 
 SIBLINGS = 4  # pictures per caption draw, so that diversity can be measured
 _SEED = 20_260_419  # captions and noise of every evaluation, whatever the run's seed
@@ -28,50 +27,74 @@ def evaluate(
     steps: int,
     shift: float | None,
     micro_batch: int,
+    questions: Questions | None = None,
     only: Sequence[int] | None = None,
 ) -> Look:
     """Draw `count` pictures (rounded up to whole groups of 4) with the deterministic sampler and score them.
 
     With `only`, just these rows of them, which are the same pictures as in the whole. `iteration` and `weights` are
-    what the look says of itself.
+    what the look says of itself; `questions` is an exact checker, where there is one.
     """
-    drawn = prompts.draw(-(-count // SIBLINGS), seed=_SEED, iteration=0)
+    drawn = _drawn(prompts, count)
+    texts = [prompt.text for prompt in drawn]
     rows = range(len(drawn) * SIBLINGS) if only is None else only
-    images = draw_pictures(
-        policy, drawn, members=SIBLINGS, rows=rows, steps=steps, shift=shift, seed=_SEED, micro_batch=micro_batch
+    media = draw_pictures(
+        policy, texts, members=SIBLINGS, rows=rows, steps=steps, shift=shift, seed=_SEED, micro_batch=micro_batch
     )
-    texts = tuple(drawn[row // SIBLINGS] for row in rows)
-    scores, errors = rewards.score(RewardBatch(images, texts, tuple(row // SIBLINGS for row in rows), policy.fps))
+    # The number of the draw and not the caption makes a group: a caption that is drawn twice has two.
+    groups = tuple(row // SIBLINGS for row in rows)
+    batch = RewardBatch(media, tuple(drawn[group] for group in groups), groups, policy.fps)
+    scores, problems = rewards.score(batch)
     return Look(
         iteration=iteration,
         weights=weights,
         names=rewards.names,
         rows=tuple(rows),
-        prompts=texts,
+        prompts=batch.texts,
         scores=scores,
-        pictures=dict(zip(rows, images, strict=True)),
-        answers=checked(images, texts),
-        errors=errors,
+        pictures=dict(zip(rows, media, strict=True)),
+        answers=answered(batch, questions) if questions else {},
+        errors=tuple(map(str, problems)),
         fps=policy.fps,
+        kinds=kinds_of(batch.prompts),
     )
 
 
 def watched(prompts: PromptSource, *, count: int, watch: int) -> list[int]:
     """The rows that are looked at during training: whole groups of siblings, of as many captions as possible."""
-    drawn = prompts.draw(-(-count // SIBLINGS), seed=_SEED, iteration=0)
-    repeats = [drawn[:group].count(prompt) for group, prompt in enumerate(drawn)]  # 0: first time of this caption
-    groups = sorted(range(len(drawn)), key=lambda group: (repeats[group], group))[: -(-watch // SIBLINGS)]
+    texts = [prompt.text for prompt in _drawn(prompts, count)]
+    repeats = [texts[:group].count(text) for group, text in enumerate(texts)]  # 0: first time of this caption
+    groups = sorted(range(len(texts)), key=lambda group: (repeats[group], group))[: -(-watch // SIBLINGS)]
     return [group * SIBLINGS + sibling for group in sorted(groups) for sibling in range(SIBLINGS)]
 
 
-def checked(media: UInt8[np.ndarray, "B *frames H W 3"], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The exact checkers' answers, 1, 0 or NaN where the caption does not ask; nothing if a caption is foreign."""
-    asked = [questions_of(medium, text) for medium, text in zip(media, texts, strict=True)]
-    found = [answers for answers in asked if answers]
-    if len(found) < len(asked):
-        return {}
-    names = dict.fromkeys(name for answers in found for name in answers)
-    return {name: np.array([answers.get(name, np.nan) for answers in found], dtype=float) for name in names}
+def answered(batch: RewardBatch, questions: Questions) -> dict[str, np.ndarray]:
+    """The exact checker's answers, 1, 0 or NaN where the caption does not ask; nothing if it cannot read a caption."""
+    rows: list[Mapping[str, bool]] = []
+    for medium, prompt in zip(batch.media, batch.prompts, strict=True):
+        answers = questions(medium, prompt)
+        if answers is None:
+            return {}  # shares of some captions only would be read as shares of all
+        rows.append(answers)
+    names = dict.fromkeys(name for answers in rows for name in answers)
+    return {name: _column(rows, name) for name in names}
+
+
+def kinds_of(prompts: Sequence[Prompt]) -> tuple[str | None, ...]:
+    """What each prompt's facts say of its kind; empty where none has one."""
+    kinds = [prompt.facts.get("kind") for prompt in prompts]
+    if not any(kinds):
+        return ()
+    return tuple(None if kind is None else str(kind) for kind in kinds)
+
+
+def _drawn(prompts: PromptSource, count: int) -> list[Prompt]:
+    """The captions of every evaluation of this size, one for each group of siblings."""
+    return prompts.draw(-(-count // SIBLINGS), Key(_SEED, iteration=0))
+
+
+def _column(rows: Sequence[Mapping[str, bool]], name: str) -> np.ndarray:
+    return np.array([answers.get(name, np.nan) for answers in rows], dtype=float)
 
 
 @torch.no_grad()
@@ -91,10 +114,12 @@ def draw_pictures(
     With `rows`, only these of the P x members pictures.
     """
     rows = range(len(prompts) * members) if rows is None else rows
+    # Noise goes by the number of the picture, so that some of the rows are the same pictures as in the whole.
     noise = torch.stack([fixed_noise(seed, *divmod(row, members)).draw(policy.latent_shape()) for row in rows])
-    condition, levels = policy.encode(prompts), policy.levels(steps, shift)
+    condition = policy.encode(prompts)
+    levels = policy.levels(steps, shift)
     finished = []
     for part in torch.arange(len(rows)).split(micro_batch):
-        told = condition[torch.tensor([rows[index] // members for index in part.tolist()])]
-        finished.append(sample_ode(policy, told, levels, noise[part]))
+        prompt_rows = torch.tensor([rows[index] // members for index in part.tolist()])
+        finished.append(sample_ode(policy, condition[prompt_rows], levels, noise[part]))
     return decode(policy, torch.cat(finished), micro_batch)

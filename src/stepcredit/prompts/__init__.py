@@ -1,5 +1,5 @@
 """Prompts: sources, and the order in which training takes them."""
 
-from stepcredit.prompts.sources import Listed, Scenes, from_settings
+from stepcredit.prompts.sources import Listed, read_file
 
-__all__ = ["Listed", "Scenes", "from_settings"]
+__all__ = ["Listed", "read_file"]

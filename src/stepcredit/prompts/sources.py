@@ -1,50 +1,37 @@
 """Prompt sources. What an iteration draws is a pure function of (seed, iteration): no state, no workers."""
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stepcredit.errors import PromptError
-from stepcredit.scenes import captions, moving
-from stepcredit.scenes.captions import HasKind, balanced
-from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice
+from stepcredit.records import Key, Prompt
 
 
 class Listed:
-    """A fixed list, walked through in a new random order every epoch."""
+    """A fixed list of texts, walked through in a new random order every epoch; `facts` says what is known of a text."""
 
-    def __init__(self, prompts: Sequence[str]) -> None:
-        if not prompts:
+    def __init__(self, texts: Sequence[str], *, facts: Callable[[str], Mapping[str, object]] = lambda text: {}) -> None:
+        if not texts:
             raise PromptError("got no prompts; give at least one")
-        self.prompts = tuple(prompts)
+        self.prompts = Prompt.listed(texts, facts=facts)
 
-    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
-        places = [divmod(index, len(self.prompts)) for index in range(iteration * count, (iteration + 1) * count)]
-        orders = {epoch: self._order(seed, epoch) for epoch, _ in places}
-        return [self.prompts[orders[epoch][at]] for epoch, at in places]
+    def draw(self, count: int, key: Key) -> list[Prompt]:
+        # Iterations follow one another along one endless walk, so an iteration may end one epoch and begin the next.
+        steps = range(key.iteration * count, (key.iteration + 1) * count)
+        places = [divmod(step, len(self.prompts)) for step in steps]
+        orders = {epoch: self._order(Key(key.seed, epoch)) for epoch, _ in places}
+        return [self.prompts[orders[epoch][place]] for epoch, place in places]
 
-    def _order(self, seed: int, epoch: int) -> list[int]:
+    def _order(self, epoch: Key) -> list[int]:
         order = list(range(len(self.prompts)))
-        random.Random(f"{seed}-{epoch}").shuffle(order)
+        epoch.words().shuffle(order)
         return order
-
-
-class Scenes:
-    """Captions of a drawn world, every kind equally often."""
-
-    def __init__(self, captions: Sequence[HasKind]) -> None:
-        self._captions = captions
-        self.prompts = tuple(str(caption) for caption in captions)
-
-    def draw(self, count: int, *, seed: int, iteration: int) -> list[str]:
-        mixed = random.Random(f"{seed}-{iteration}").getrandbits(32)
-        return [str(caption) for caption in balanced(self._captions, count, mixed)]
 
 
 def read_file(path: Path) -> list[str]:
     """One prompt a line; empty lines are skipped."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # -sig: Windows editors put a mark in front of the first prompt
     except FileNotFoundError:
         raise PromptError(f"there is no prompt file {path}; check `prompts.path`") from None
     except UnicodeDecodeError as error:
@@ -57,14 +44,3 @@ def read_file(path: Path) -> list[str]:
     if not prompts:
         raise PromptError(f"{path} holds no prompts, wanted one a line")
     return prompts
-
-
-def from_settings(settings: PromptChoice) -> Listed | Scenes:
-    """The source that a recipe names."""
-    if isinstance(settings, FilePrompts):
-        return Listed(read_file(settings.path))
-    if isinstance(settings, ListedPrompts):
-        return Listed(settings.prompts)
-    if isinstance(settings, MovingScenesPrompts):
-        return Scenes(moving.split(settings.split))
-    return Scenes(captions.split(settings.split))

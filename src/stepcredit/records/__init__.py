@@ -2,8 +2,9 @@
 
 from stepcredit.records.credit import Credit, Evidence, over_prompts
 from stepcredit.records.key import Key, NoiseStream, fixed_noise
+from stepcredit.records.prompts import Prompt
 from stepcredit.records.report import StepReport
-from stepcredit.records.rewards import RewardBatch, RewardOutput, RewardTable
+from stepcredit.records.rewards import Problem, RewardBatch, RewardOutput, RewardTable
 from stepcredit.records.rollout import Condition, Move, Plan, Rollout
 from stepcredit.records.update import Answers, Loss, Points, Queries, UpdateReport
 
@@ -18,6 +19,8 @@ __all__ = [
     "NoiseStream",
     "Plan",
     "Points",
+    "Problem",
+    "Prompt",
     "Queries",
     "RewardBatch",
     "RewardOutput",

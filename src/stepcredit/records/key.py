@@ -66,6 +66,7 @@ class Key:
 
     def words(self) -> random.Random:
         """For the choice of prompts."""
+        # Seeded by a text: with a sum, seed 0 would draw in its second iteration what seed 1 begins with.
         return random.Random(f"{self.seed}-{self.iteration}")
 
     def stream(self, name: str) -> torch.Generator:

@@ -19,11 +19,12 @@ class Aesthetic:
 
     def __init__(self, clip: Clip, head: Path, *, name: str = "aesthetic") -> None:
         self.outputs = (name,)
-        self._clip, self._head = clip, head
+        self._clip = clip
+        self._head = head
         self._weight, self._bias = read_head(head)
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        features = self._clip.pictures(batch.images)
+        features = self._clip.pictures(batch.images)  # of unit length, which the published head was trained on
         return RewardOutput({self.outputs[0]: (features @ self._weight.T + self._bias)[:, 0].numpy()})
 
     def fingerprint(self) -> dict[str, str]:
@@ -42,19 +43,26 @@ def read_head(path: Path) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
         raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
     if {"weight", "bias"} <= tensors.keys():
         return tensors["weight"], tensors["bias"]
+    return _multiplied_out(path, tensors)
+
+
+def _multiplied_out(path: Path, tensors: dict[str, Tensor]) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
+    """The layers `layers.N` of the published head as one affine map."""
+    # The numbers N have gaps: dropout stood between the layers, and does nothing at inference.
     layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
     if not layers:
         raise WeightsError(
             f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on"
         )
-    missing = [
-        f"layers.{n}.{part}" for n in layers for part in ("weight", "bias") if f"layers.{n}.{part}" not in tensors
-    ]
+    names = [f"layers.{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    missing = [name for name in names if name not in tensors]
     if missing:
         raise WeightsError(f"{path} lacks {', '.join(missing)}; the file is partial, convert it again")
+    # In float64: five products in float32 would differ from running the layers in the fifth digit.
     weight = torch.eye(tensors[f"layers.{layers[0]}.weight"].shape[1], dtype=torch.float64)
     bias = torch.zeros(weight.shape[0], dtype=torch.float64)
     for layer in layers:
-        step = tensors[f"layers.{layer}.weight"].double()
-        weight, bias = step @ weight, step @ bias + tensors[f"layers.{layer}.bias"].double()
+        layer_weight = tensors[f"layers.{layer}.weight"].double()
+        weight = layer_weight @ weight
+        bias = layer_weight @ bias + tensors[f"layers.{layer}.bias"].double()
     return weight.float(), bias.float()

@@ -21,7 +21,7 @@ from stepcredit.errors import WeightsError
 from stepcredit.files.folders import check_local
 
 Pictures = UInt8[np.ndarray, "B H W 3"]
-_BATCH = 256
+_BATCH = 256  # pictures in one forward; a rollout may have thousands
 
 
 class Clip:
@@ -34,10 +34,13 @@ class Clip:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder} could not be loaded as a CLIP model: {error}") from error
-        self.folder, self.model = folder, model.eval().requires_grad_(False).to(device)
+        self.folder = folder
+        self.model = model.eval().requires_grad_(False).to(device)
+        # Only the colours are taken: a processor resizes with Pillow or with torch, by the version of transformers.
         processor = json.loads(_file(folder, "preprocessor_config.json").read_text())
         self.side = self.model.config.vision_config.image_size
-        self.mean, self.std = torch.tensor(processor["image_mean"]), torch.tensor(processor["image_std"])
+        self.mean = torch.tensor(processor["image_mean"])
+        self.std = torch.tensor(processor["image_std"])
 
     @torch.no_grad()
     def pictures(self, images: Pictures, *, letterbox: bool = False) -> Float[Tensor, "B D"]:
@@ -48,6 +51,7 @@ class Clip:
             pixels = letterboxed(part, self.side) if letterbox else cropped(part, self.side)
             pixels = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
             features = self.model.get_image_features(pixel_values=pixels.to(self.model.device))
+            # transformers 5 answers with an output object, versions before it with the tensor itself.
             parts.append(F.normalize(getattr(features, "pooler_output", features), dim=-1).cpu())
         return torch.cat(parts)
 
@@ -55,6 +59,7 @@ class Clip:
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embed texts; siblings share their prompt, so each distinct one is embedded once."""
         distinct = list(dict.fromkeys(texts))
+        # Filled up to the full length, as OpenAI's CLIP does, whatever the other texts of the batch are.
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             distinct, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -84,9 +89,11 @@ def cropped(images: Pictures, side: int) -> Float[Tensor, "B 3 side side"]:
     height, width = images.shape[1:3]
     if (height, width) != (side, side):
         scale = side / min(height, width)
-        size = (round(width * scale), round(height * scale))
+        size = (round(width * scale), round(height * scale))  # Pillow counts width first
+        # Pillow's bicubic smooths when it shrinks and rounds to whole grey levels; torch's differs from it by a level.
         resized = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
-        top, left = (size[1] - side) // 2, (size[0] - side) // 2
+        top = (size[1] - side) // 2
+        left = (size[0] - side) // 2
         images = np.stack(resized)[:, top : top + side, left : left + side]
     return _to_float(images)
 
@@ -100,8 +107,10 @@ def letterboxed(images: Pictures, side: int) -> Float[Tensor, "B 3 side side"]:
         scale = side / max(height, width)
         size = (round(height * scale), round(width * scale))
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
-    vertical, horizontal = side - pixels.shape[2], side - pixels.shape[3]
-    top, left = vertical // 2, horizontal // 2
+    vertical = side - pixels.shape[2]
+    horizontal = side - pixels.shape[3]
+    top = vertical // 2
+    left = horizontal // 2
     return F.pad(pixels, (left, horizontal - left, top, vertical - top))
 
 

@@ -12,7 +12,8 @@ class ClipT:
         self._clip = clip
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        return RewardOutput({self.outputs[0]: self._clip.agreement(batch.images, batch.prompts)})
+        # Some papers print 100 max(cosine, 0): the factor drops out of advantages, the cut would hide differences.
+        return RewardOutput({self.outputs[0]: self._clip.agreement(batch.images, batch.texts)})
 
     def fingerprint(self) -> dict[str, str]:
         return {"preprocessing": "pillow bicubic, centre crop", **self._clip.fingerprint()}

@@ -13,13 +13,14 @@ class Diversity:
         self.outputs = (name,)
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        flat = batch.media.reshape(len(batch.media), -1) / 255.0
-        groups, scores = np.array(batch.groups), np.full(len(flat), np.nan)
+        pixels = batch.media.reshape(len(batch.media), -1) / 255.0
+        groups = np.array(batch.groups)
+        scores = np.full(len(pixels), np.nan)
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             if len(rows) > 1:
-                gaps = cdist(flat[rows], flat[rows]) / np.sqrt(flat.shape[1])
-                scores[rows] = gaps.sum(1) / (len(rows) - 1)
+                distances = cdist(pixels[rows], pixels[rows]) / np.sqrt(pixels.shape[1])
+                scores[rows] = distances.sum(1) / (len(rows) - 1)  # the distance to itself is 0 and does not count
         return RewardOutput({self.outputs[0]: scores})
 
     def fingerprint(self) -> dict[str, str]:

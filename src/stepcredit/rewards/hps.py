@@ -13,7 +13,8 @@ class HPS:
         self._clip = clip
 
     def score(self, batch: RewardBatch) -> RewardOutput:
-        return RewardOutput({self.outputs[0]: self._clip.agreement(batch.images, batch.prompts, letterbox=True)})
+        # HPSv2's own code letterboxes where CLIP's would crop; published numbers of wide pictures depend on it.
+        return RewardOutput({self.outputs[0]: self._clip.agreement(batch.images, batch.texts, letterbox=True)})
 
     def fingerprint(self) -> dict[str, str]:
         return {"preprocessing": "torch bicubic antialias, letterbox", **self._clip.fingerprint()}

@@ -15,7 +15,7 @@ from stepcredit.flow.sampler import Sampler
 from stepcredit.parts.planning import Planning
 from stepcredit.parts.sampling import Sampling
 from stepcredit.protocols import Observer, Policy, Progress
-from stepcredit.records import Condition, Key, Move, NoiseStream, Plan, Rollout
+from stepcredit.records import Condition, Key, Move, NoiseStream, Plan, Prompt, Rollout
 from stepcredit.records.rollout import GROUP
 from stepcredit.rollout.states import distinct, spread
 
@@ -60,7 +60,7 @@ class RollOut:
     @during("rollout")
     def __call__(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         key: Key,
         progress: Progress = silent,
         *,
@@ -74,7 +74,7 @@ class RollOut:
         """
         plan = plan or self.plan(len(prompts), key)
         numbers = torch.arange(len(prompts)) if places is None else torch.tensor(list(places))
-        condition = self.policy.encode(prompts)
+        condition = self.policy.encode([prompt.text for prompt in prompts])
         walk = _Walk(self.policy, self.sampler, self.sampling.decodes_last, self.observers, self.share_states, progress)
         first = self._start(plan, numbers, key)
         tasks = _tasks(plan, numbers)

@@ -3,7 +3,7 @@
 run.yaml               the resolved recipe
 environment.json       versions, commit, device, reward fingerprints
 metrics.jsonl          one line per iteration
-problems.jsonl         what could not be scored, and why
+problems.jsonl         what could not be scored, and why: iteration, reward, rows of the batch, reason
 credit/000007.safetensors
 samples/000010/        held-out captions with fixed noise: scores and pictures, see looks.py
 checkpoints/000100/    see training/checkpoint.py
@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from stepcredit.errors import RunError
 from stepcredit.files.text import write_json, write_text
-from stepcredit.records import Credit, RewardTable, StepReport
+from stepcredit.records import Credit, Problem, RewardTable, StepReport
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import FORMAT, RunReader, read_lines
@@ -150,8 +150,12 @@ class RunFolder:
         values = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
         self._append("metrics.jsonl", [{"iteration": report.iteration, **values}])
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        self._append("problems.jsonl", [{"iteration": iteration, "reason": reason} for reason in reasons])
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        lines = [
+            {"iteration": iteration, "reward": problem.reward, "rows": problem.rows, "reason": str(problem)}
+            for problem in problems
+        ]
+        self._append("problems.jsonl", lines)
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass  # a look has them already

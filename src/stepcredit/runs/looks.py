@@ -3,7 +3,8 @@
 samples/000120/
   look.json       iteration, which weights, names of the scores, how many pictures could not be scored; of videos
                   their frames and frames per second
-  scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers
+  scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers, and the kind
+                  of its caption where it has one
   0007.png        the pictures that are kept, by row; videos are 0007.webp
 """
 
@@ -44,6 +45,8 @@ class Look:
     answers: Mapping[str, Float[np.ndarray, " B"]] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     fps: float | None = None
+    kinds: tuple[str | None, ...] = ()
+    """What kind of caption each row has, such as "count"; empty where no caption has a kind."""
 
     def among(self, rows: Collection[int]) -> "Look":
         """The part of it with these rows, in their order here."""
@@ -60,6 +63,7 @@ class Look:
             answers={name: values[indices] for name, values in self.answers.items()},
             errors=self.errors,
             fps=self.fps,
+            kinds=tuple(self.kinds[index] for index in at) if self.kinds else (),
         )
 
     def means(self) -> dict[str, float]:
@@ -99,11 +103,13 @@ def write(folder: Path, snapshot: Look, pictured: Collection[int]) -> None:
 
 def _line(snapshot: Look, index: int) -> dict[str, Any]:
     """One picture as plain data."""
+    kind = {"kind": snapshot.kinds[index]} if snapshot.kinds else {}
     return {
         "row": snapshot.rows[index],
         "prompt": snapshot.prompts[index],
         "scores": dict(zip(snapshot.names, map(_number, snapshot.scores[index]), strict=True)),
         "answers": {name: _number(values[index]) for name, values in snapshot.answers.items()},
+        **kind,
     }
 
 
@@ -126,6 +132,7 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
             answers={name: _column(lines, "answers", name) for name in questions},
             errors=tuple(about["errors"]),
             fps=about.get("fps"),
+            kinds=tuple(line["kind"] for line in lines) if "kind" in lines[0] else (),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:  # SyntaxError: a broken PNG
         raise RunError(

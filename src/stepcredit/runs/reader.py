@@ -114,7 +114,7 @@ class RunReader:
         return read_lines(self.path / "metrics.jsonl")
 
     def problems(self) -> list[dict[str, Any]]:
-        """What could not be scored: iteration and reason."""
+        """What could not be scored: iteration, reward, rows of the batch and reason."""
         return read_lines(self.path / "problems.jsonl")
 
     def result(self) -> dict[str, Any] | None:

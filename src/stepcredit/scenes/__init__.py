@@ -1,1 +1,4 @@
-"""The drawn world: captions, an exact renderer and an exact checker. Needs neither torch nor a download."""
+"""The drawn worlds: captions, an exact renderer and exact checkers, and what they give to recipes: prompts and rewards.
+
+Drawing and checking need neither torch nor a download. No general room imports this one; `build` wires it.
+"""

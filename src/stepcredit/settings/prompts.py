@@ -8,6 +8,7 @@ from pydantic import Field
 from stepcredit.settings.strict import Strict
 
 
+# The two drawn worlds have a class each although their keys are the same: the type says which world.
 class ScenesPrompts(Strict):
     """Captions of the drawn world, every kind equally often."""
 

@@ -11,8 +11,10 @@ from stepcredit.settings.strict import Strict
 class RewardSettings(Strict):
     """What all rewards share."""
 
+    # Not a key but a fact of the class: a recipe of pictures with a reward for videos is refused before anything loads.
     scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image",)
 
+    # Names are columns of tables, and are joined with "+" where several outputs share a problem.
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """How the objective is called in tables; null is its type."""
     weight: float = 1.0
@@ -94,13 +96,14 @@ class Diversity(RewardSettings):
 
 
 class Custom(RewardSettings):
-    """A reward of your own: a function or class in an importable module."""
+    """A reward of your own: a function or callable object in an importable module."""
 
     scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image", "video")
 
     type: Literal["custom"] = "custom"
     path: str
-    """`package.module:name`; called as name(pictures or videos, prompts) -> one score each."""
+    """`package.module:name`; called as name(pictures or videos, texts) -> one score each, with facts=[...], what the
+    source knows of each prompt, where it has a parameter of that name."""
 
 
 RewardChoice = Annotated[

@@ -33,14 +33,14 @@ def draw(recipe: Recipe, *, iteration: int = 0) -> tuple[Evidence, dict[str, str
     """The evidence of one rollout of a recipe before training, and what to say of it."""
     parts, _ = build_parts(recipe)
     key = Key(recipe.seed, iteration)
-    prompts = parts.prompts.draw(parts.prompt_count, seed=key.seed, iteration=key.iteration)
+    prompts = parts.prompts.draw(parts.prompt_count, key)
     # Every rule may look at the stored rollout, so everybody who watches for a rule has to watch this one.
     roll_out = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])
     rollout = roll_out(prompts, key)
     rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=roll_out.micro_batch)
     about = {
         "objectives": json.dumps(list(rewards.names)),
-        "prompts": json.dumps(prompts, ensure_ascii=False),
+        "prompts": json.dumps([prompt.text for prompt in prompts], ensure_ascii=False),
         "sampler": f"{rollout.sampler.kernel}, noise level {rollout.sampler.noise_level:g}",
     }
     return evidence_of(rollout, rewards, parts.objective_weights), about

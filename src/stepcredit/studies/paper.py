@@ -191,19 +191,19 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     recipe = load_recipe(RECIPE, [*flags, *changed, "--method.sampler.noise_level", "0.3"])
     parts, _ = build_parts(recipe)
     key = Key(recipe.seed, iteration=0)
-    drawn = parts.prompts.draw(prompts, seed=key.seed, iteration=key.iteration)
+    drawn = parts.prompts.draw(prompts, key)
     rollout = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])(drawn, key)
     latents = rollout.latents
     levels = rollout.sampler.levels[:-1].to(latents).view(-1, *(1,) * (latents.ndim - 3))
     clean = latents[:, :, :-1] - levels * rollout.velocities
-    texts = tuple(prompt for prompt in drawn for _ in range(group_size))
+    repeated = tuple(prompt for prompt in drawn for _ in range(group_size))
     groups = tuple(group for group in range(prompts) for _ in range(group_size))
 
     def scored(latents: Any) -> np.ndarray:
         columns = []
         for step in range(latents.shape[2]):
             images = decode(parts.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
-            columns.append(parts.rewards.score(RewardBatch(images, texts, groups, parts.policy.fps))[0])
+            columns.append(parts.rewards.score(RewardBatch(images, repeated, groups, parts.policy.fps))[0])
         return np.stack(columns, axis=1)  # [B, steps, K]
 
     seen = {name: tensor.flatten(0, 1).double().numpy() for name, tensor in rollout.seen.items()}
@@ -211,7 +211,7 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     cleaner = np.diff(seen["clean_similarity"], axis=1)
     noisy_rewards = scored(latents[:, :, :-1])
     clean_rewards = scored(clean)
-    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(texts), "rows": {}}
+    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(repeated), "rows": {}}
     for k, name in enumerate(parts.rewards.names):
         noisy_gain, clean_gain = (np.diff(scores[..., k], axis=1) for scores in (noisy_rewards, clean_rewards))
         try:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.clock import finished_after
 
 
@@ -53,9 +53,9 @@ class ConsoleTracker:
             ]
             self._progress.console.print(f"{finished:>5}  {'   '.join(rewards)}", highlight=False)
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
         """Each distinct reason once."""
-        for reason in dict.fromkeys(reasons):
+        for reason in dict.fromkeys(map(str, problems)):
             if reason not in self._reasons:
                 self._reasons.add(reason)
                 # a reason is foreign text, and rich would read its [brackets] as colours

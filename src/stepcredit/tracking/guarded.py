@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stepcredit.protocols import Tracker
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 
 
 class Guarded:
@@ -20,8 +20,8 @@ class Guarded:
     def log(self, report: StepReport) -> None:
         self._pass_on("log", report)
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        self._pass_on("problems", iteration, reasons)
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        self._pass_on("problems", iteration, problems)
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         self._pass_on("pictures", finished, name, images, captions)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stepcredit.files.media import still
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.clock import finished_after
 
 PICTURES = 24  # of a snapshot: more of them are too small to see on one sheet
@@ -24,9 +24,9 @@ class TensorBoardTracker:
         for name, value in report.metrics.items():
             self._writer.add_scalar(name, value, finished_after(report.iteration))
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        if reasons:
-            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(reasons)), finished_after(iteration))
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        if problems:
+            self._writer.add_text("problems", "\n\n".join(dict.fromkeys(map(str, problems))), finished_after(iteration))
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         sheet = np.stack([still(image) for image in images[:PICTURES]])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stepcredit.files.media import still
-from stepcredit.records import StepReport
+from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.clock import finished_after
 
 PICTURES = 24  # of a snapshot: each is an upload
@@ -33,9 +33,9 @@ class WandBTracker:
         finite = {name: value for name, value in report.metrics.items() if np.isfinite(value)}
         self._add(finished_after(report.iteration), finite)
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
-        if reasons:
-            self._add(finished_after(iteration), {"problems": len(reasons)})
+    def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        if problems:
+            self._add(finished_after(iteration), {"problems": len(problems)})
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         shown_with = zip(images[:PICTURES], captions, strict=False)  # captions are of all images

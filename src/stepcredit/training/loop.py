@@ -13,13 +13,12 @@ from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.files import media
 from stepcredit.parts.observers import Similarity
-from stepcredit.protocols import Policy, Progress, PromptSource, Tracker
+from stepcredit.protocols import Policy, Progress, PromptSource, Questions, Tracker
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
-from stepcredit.scenes.worlds import EXACT
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
@@ -31,10 +30,11 @@ _PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
 
 @dataclass(frozen=True)
 class Judges:
-    """What evaluation asks: all rewards, trained on or held out, over held-out prompts."""
+    """What evaluation asks: all rewards, trained on or held out, over held-out prompts, and an exact checker."""
 
     prompts: PromptSource
     rewards: RewardSuite
+    questions: Questions | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Loop:
         names = recipe.objectives
         found = summarise(base, tuned, names)
         self.folder.write_json("result.json", found)
-        draw_before_after(self.folder, base, tuned, watched)
+        draw_before_after(self.folder, base, tuned, watched, self.judges.rewards.exact)
         return [Difference(**row) for row in found["rows"]]
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
@@ -131,11 +131,12 @@ class Loop:
         }
         for tracker in self.trackers:
             tracker.log(report)
-            tracker.problems(report.iteration, done.rewards.errors)
+            tracker.problems(report.iteration, done.rewards.problems)
             tracker.distributions(report.iteration, shown)
         if report.iteration % self.recipe.output.credit_every == 0:
             similarity = done.rollout.seen[Similarity.name].float().numpy()
-            self.folder.credit(report.iteration, done.credit, similarity, done.rewards, done.prompts)
+            texts = [prompt.text for prompt in done.prompts]
+            self.folder.credit(report.iteration, done.credit, similarity, done.rewards, texts)
 
     def _show(self, look: Look) -> None:
         for tracker in self.trackers:
@@ -169,6 +170,7 @@ def look(
         policy,
         judges.prompts,
         judges.rewards,
+        questions=judges.questions,
         iteration=iteration,
         weights=weights,
         count=recipe.evaluation.count,
@@ -179,15 +181,16 @@ def look(
     )
 
 
-def draw_before_after(folder: RunFolder, base: Look, tuned: Look, rows: Collection[int]) -> None:
-    """The first picture of the first few captions, before and after, framed right or wrong where that was asked."""
+def draw_before_after(
+    folder: RunFolder, base: Look, tuned: Look, rows: Collection[int], exact: Sequence[str] = ()
+) -> None:
+    """The first picture of the first few captions, before and after, framed right or wrong by the first exact score."""
     first: dict[str, int] = {}
     for row, prompt in zip(base.rows, base.prompts, strict=True):
         if row in rows:
             first.setdefault(prompt, row)
     shown = list(first.items())[:GRID]
     marks: list[Any] | None = None
-    exact = [name for name in EXACT if name in base.names]
     if exact:
         column = base.names.index(exact[0])
         at = {row: index for index, row in enumerate(base.rows)}
@@ -203,6 +206,6 @@ def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:
     for name, some in zip(rewards.names, scored.tolist(), strict=True):
         silent[name] = 0 if some else silent[name] + 1
         if silent[name] >= _PATIENCE:
-            own = [error for error in rewards.errors if name in error.partition(": ")[0].split("+")]
+            own = [str(problem) for problem in rewards.problems if problem.concerns(name)]
             reasons = "; ".join(own) or "it returned NaN only"
             raise RewardError(f"reward {name} could not score anything in {_PATIENCE} iterations in a row: {reasons}")

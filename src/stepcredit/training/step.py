@@ -7,7 +7,7 @@ import torch
 
 from stepcredit.methods.base import Method
 from stepcredit.protocols import Policy, Progress, PromptSource, Update
-from stepcredit.records import Credit, Evidence, Key, RewardBatch, RewardTable, Rollout, StepReport
+from stepcredit.records import Credit, Evidence, Key, Prompt, RewardBatch, RewardTable, Rollout, StepReport
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import RollOut, count_unusable, decode, silent
 from stepcredit.training.anchors import Anchors
@@ -39,13 +39,13 @@ class Step:
     credit: Credit
     rewards: RewardTable
     rollout: Rollout
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
 
 
 def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
     """Prompts to updated weights; `progress` hears of every (sample, step) pair that was computed."""
     key = Key(parts.seed, iteration)
-    prompts = parts.prompts.draw(parts.prompt_count, seed=key.seed, iteration=key.iteration)
+    prompts = parts.prompts.draw(parts.prompt_count, key)
 
     rollout = parts.roll_out(prompts, key, progress)
     unusable = count_unusable(rollout)
@@ -68,17 +68,17 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
 
 
 def score(
-    policy: Policy, rewards: RewardSuite, rollout: Rollout, prompts: Sequence[str], *, micro_batch: int
+    policy: Policy, rewards: RewardSuite, rollout: Rollout, prompts: Sequence[Prompt], *, micro_batch: int
 ) -> RewardTable:
     """Decode the final latents and ask every reward; samples that are not finite get NaN."""
     members = rollout.final.shape[1]
     media = decode(policy, rollout.final.flatten(0, 1), micro_batch)
-    texts = tuple(prompt for prompt in prompts for _ in range(members))
+    repeated = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
-    scores, errors = rewards.score(RewardBatch(media, texts, groups, policy.fps))
+    scores, problems = rewards.score(RewardBatch(media, repeated, groups, policy.fps))
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     broken = ~rollout.final.flatten(2).isfinite().all(-1).cpu()
-    return RewardTable(rewards.names, table.masked_fill(broken[..., None], torch.nan), errors)
+    return RewardTable(rewards.names, table.masked_fill(broken[..., None], torch.nan), problems)
 
 
 def evidence_of(rollout: Rollout, rewards: RewardTable, weights: Sequence[float]) -> Evidence:

@@ -19,7 +19,7 @@ class LiveReport:
     def log(self, report: Any) -> None:
         pass
 
-    def problems(self, iteration: int, reasons: Sequence[str]) -> None:
+    def problems(self, iteration: int, problems: Sequence[Any]) -> None:
         pass
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
