@@ -80,7 +80,7 @@ COMPARED = ("credit/*.safetensors", "samples/*/*", "checkpoints/000024/**/*", "r
 
 def same(one: Path, other: Path) -> list[str]:
     """What differs between two run folders."""
-    different = [] if metrics(one) == metrics(other) else ["metrics.jsonl"]
+    different = [] if timeless_metrics(one) == timeless_metrics(other) else ["metrics.jsonl"]
     for pattern in COMPARED:
         first = contents(one, pattern)
         second = contents(other, pattern)
@@ -90,7 +90,7 @@ def same(one: Path, other: Path) -> list[str]:
     return different
 
 
-def metrics(run: Path) -> list[dict[str, float]]:
+def timeless_metrics(run: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without the seconds, which nobody can repeat."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:

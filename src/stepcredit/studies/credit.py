@@ -110,7 +110,7 @@ class _Bench:
         plain = self._drawn(method_named("dance_grpo"))
         trained = plain.plan.trained[0, 0]
         self._true = _truth(sampler, objectives, plain)
-        self._budget = _BUDGET * self._cost(moves=GROUP * int(trained.sum()))
+        self._budget = _BUDGET * self._cost(moves=float(GROUP * trained.sum()))
 
     def judge(self, method: Method) -> Quality:
         """A rule on the groups that its plan draws."""
