@@ -33,26 +33,31 @@ PER_RUN = 4  # kills of one run before it may finish
 
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """`stepcredit train` in a process of its own, with nobody to catch a signal for it."""
     command = [sys.executable, "-m", "stepcredit", "train", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a run that nobody kills; its failure is the end."""
     _, errors = process.communicate()
     if process.returncode:
         sys.exit(f"a run that nobody killed ended with {process.returncode}:\n{errors.decode()}")
 
 
 def new(folder: Path) -> list[str]:
+    """The arguments of a run that starts from nothing."""
     flags = [part for key, value in FLAGS.items() for part in (f"--{key}", str(value))]
     return [*flags, "--output.folder", str(folder)]
 
 
 def kill(process: subprocess.Popen[bytes], folder: Path, chooser: random.Random, *, inside_checkpoint: bool) -> str:
     """Wait for the run to be training (or to write a checkpoint), then kill it; says where."""
-    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    metrics = folder / "metrics.jsonl"
+    checkpoints = folder / "checkpoints"
     before = metrics.stat().st_size if metrics.exists() else 0
     if inside_checkpoint:
+        # A checkpoint is written in milliseconds: looked for more rarely, it would be missed.
         while process.poll() is None and not list(checkpoints.glob(".*.writing")):
             time.sleep(0.0005)
         time.sleep(chooser.uniform(0, 0.05))
@@ -62,6 +67,7 @@ def kill(process: subprocess.Popen[bytes], folder: Path, chooser: random.Random,
         time.sleep(chooser.uniform(0, 3.0))
     if process.poll() is not None:
         return "had finished"
+    # Asked before the kill: the folder that is being written has a name of its own until it is whole.
     half = bool(list(checkpoints.glob(".*.writing")))
     process.kill()
     process.communicate()
@@ -69,25 +75,33 @@ def kill(process: subprocess.Popen[bytes], folder: Path, chooser: random.Random,
     return f"killed after {done} iterations" + (", inside a checkpoint" if half else "")
 
 
+COMPARED = ("credit/*.safetensors", "samples/*/*", "checkpoints/000024/**/*", "result.json", "before_after.png")
+
+
 def same(one: Path, other: Path) -> list[str]:
     """What differs between two run folders."""
-    wrong = []
-    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
-    plain = [[{k: v for k, v in line.items() if not k.startswith("time/")} for line in some] for some in lines]
-    if plain[0] != plain[1]:
-        wrong.append("metrics.jsonl")
-    for pattern in (
-        "credit/*.safetensors",
-        "samples/*/*",
-        "checkpoints/000024/**/*",
-        "result.json",
-        "before_after.png",
-    ):
-        files = [{p.relative_to(run): content(p) for p in run.glob(pattern) if p.is_file()} for run in (one, other)]
-        wrong += [str(name) for name in files[0].keys() | files[1].keys() if files[0].get(name) != files[1].get(name)]
-        if not files[0]:
-            wrong.append(f"no {pattern}")
-    return wrong
+    different = [] if timeless_metrics(one) == timeless_metrics(other) else ["metrics.jsonl"]
+    for pattern in COMPARED:
+        first = contents(one, pattern)
+        second = contents(other, pattern)
+        different += [str(name) for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
+        if not first:  # two folders without a file are equal, and nothing was compared
+            different.append(f"no {pattern}")
+    return different
+
+
+def timeless_metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without the seconds, which nobody can repeat."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for name in [name for name in line if name.startswith("time/")]:
+            del line[name]
+    return lines
+
+
+def contents(run: Path, pattern: str) -> dict[Path, object]:
+    """What the files of a run hold, by their place in it."""
+    return {path.relative_to(run): content(path) for path in run.glob(pattern) if path.is_file()}
 
 
 def content(path: Path) -> object:
@@ -123,9 +137,10 @@ def main() -> None:
                 inside += "inside" in what
                 print(f"kill {kills:2d}, run {number}: {what}", flush=True)
             finish(start(["--resume", str(folder)]))
-            wrong = same(reference, folder)
-            bad += bool(wrong)
-            print(f"run {number} resumed: " + (f"DIFFERS in {', '.join(wrong[:5])}" if wrong else "equal"), flush=True)
+            different = same(reference, folder)
+            bad += bool(different)
+            verdict = f"DIFFERS in {', '.join(different[:5])}" if different else "equal"
+            print(f"run {number} resumed: {verdict}", flush=True)
     print(f"{kills} kills, {inside} of them inside a checkpoint; {number} runs, {number - bad} equal")
     sys.exit(bool(bad))
 

@@ -30,9 +30,8 @@ def draw(stored: Path) -> None:
     """A picture for each method, from one rollout, which is kept at `stored` so that it is drawn only once."""
     from dataclasses import replace
 
-    from stepcredit.flow.transitions import transitions
     from stepcredit.recipe.load import load_recipe
-    from stepcredit.recipe.recipe import method_class
+    from stepcredit.recipe.recipe import method_named
     from stepcredit.studies import frozen
 
     if not stored.exists():
@@ -43,23 +42,24 @@ def draw(stored: Path) -> None:
     trained = evidence.trained[0, 0].numpy()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in names():
-        settings: Any = method_class(name)()
-        own = transitions(settings.kernel, evidence.transitions.levels, noise_level=settings.noise_level)
-        effective = frozen.every_rule(replace(evidence, transitions=own), [name]).verdicts[name].effective
-        native = np.where(trained, own.native.numpy(), np.nan)
+        # One rollout for all, whoever drew it: a method's own sampler says what its steps would count.
+        sampler = method_named(name).sampler.at(evidence.transitions.levels)
+        as_if = replace(evidence, transitions=sampler.transitions)
+        effective = frozen.every_rule(as_if, [name]).verdicts[name].effective
+        native = np.where(trained, sampler.transitions.native.numpy(), np.nan)
         sizes = effective.abs().mean((0, 1)).numpy() * native
         credit = np.where(trained, effective[0][order].numpy(), np.nan)
-        what = f"{settings.kernel} {settings.noise_level:g}"
-        _picture(PICTURES / f"{name}.png", name, credit, sizes, native, what)
+        about = f"{sampler.kernel} {sampler.noise_level:g}"
+        _picture(PICTURES / f"{name}.png", name, credit, sizes, native, about)
 
 
-def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, native: np.ndarray, what: str) -> None:
+def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, native: np.ndarray, about: str) -> None:
     """Left the credit of a group, right what each step counts in the gradient, both lines of mean 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 2.6), dpi=100, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    shown = left.imshow(credit, cmap="RdBu", vmin=-2.5, vmax=2.5, aspect="auto", interpolation="nearest")
+    image = left.imshow(credit, cmap="RdBu", vmin=-2.5, vmax=2.5, aspect="auto", interpolation="nearest")
     left.set_title(f"{name}: credit in one group", fontsize=9, loc="left")
     left.set_facecolor("#dddddd")  # not trained
     left.set_xlabel("step, noise to data", fontsize=8)
@@ -67,11 +67,11 @@ def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, nativ
     left.set_xticks(range(0, credit.shape[1], 2))
     left.set_yticks([])
     left.tick_params(labelsize=8)
-    bar = figure.colorbar(shown, ax=left, ticks=[-2, 0, 2], pad=0.02)
+    bar = figure.colorbar(image, ax=left, ticks=[-2, 0, 2], pad=0.02)
     bar.ax.tick_params(labelsize=7)
     right.plot(native / np.nanmean(native), color="#aaaaaa", linewidth=3, label="plain GRPO")
     right.plot(sizes / np.nanmean(sizes), color="#2463c8", marker="o", markersize=4, label=name)
-    right.set_title(f"weight of a step in the gradient, {what}", fontsize=9, loc="left")
+    right.set_title(f"weight of a step in the gradient, {about}", fontsize=9, loc="left")
     right.set_xlabel("step, noise to data", fontsize=8)
     right.set_xticks(range(0, credit.shape[1], 2))
     right.set_ylim(0, None)
@@ -83,16 +83,18 @@ def _picture(path: Path, name: str, credit: np.ndarray, sizes: np.ndarray, nativ
 
 def measured(name: str, study: Mapping[str, Any]) -> str:
     """A method's row of the oracle: a line for each sampler and problem, plain GRPO's beside it."""
-    found = {(row["rule"], row["sampler"], row["problem"]): row["qualities"] for row in study["rows"]}
+    qualities = {(row["rule"], row["sampler"], row["problem"]): row["qualities"] for row in study["rows"]}
     sides = [name] if name == PLAIN else [name, PLAIN]
     rows = []
     for sampler, problem in dict.fromkeys((row["sampler"], row["problem"]) for row in study["rows"]):
         cells = [f"`{sampler}`", problem]
         for rule in sides:
-            qualities = found.get((rule, sampler, problem))
-            cells += ["", ""] if qualities is None else _cells(qualities)
+            of_rule = qualities.get((rule, sampler, problem))
+            cells += ["", ""] if of_rule is None else _cells(of_rule)
         rows.append(cells)
-    head = ["sampler", "rewards", *(f"{rule} {what}" for rule in sides for what in ("E[cos]", "bias"))]
+    head = ["sampler", "rewards"]
+    for rule in sides:
+        head += [f"{rule} E[cos]", f"{rule} bias"]
     about = (
         f"`stepcredit bench credit`, {study['groups']} groups of 12, {study['seeds']} seeds: flows whose policy "
         "gradient is known exactly.\nE[cos] is the mean cosine of an estimate with the truth at the cost of four plain "

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from stepcredit.build import build_rewards, build_trainer
+from stepcredit.build import build_parts, build_rewards
 from stepcredit.recipe.load import load_recipe
 from stepcredit.records import Prompt, RewardBatch
 from stepcredit.records.key import Key
@@ -19,7 +19,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import Caption, Thing, balanced, split
 from stepcredit.scenes.renderer import draw
 from stepcredit.settings.rewards import HPS, Aesthetic, ClipT, Composition
-from stepcredit.training.step import draw_plan, draw_samples, score
+from stepcredit.training.step import score
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "reward_correlation.png"
 WARM = Caption("count", (Thing("red", "circle"),), count=3)
@@ -28,14 +28,13 @@ WARM = Caption("count", (Thing("red", "circle"),), count=3)
 def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Raw scores [P, G, K] of the base generator's own samples, composition last."""
     flags = ["--rollout.prompts", str(prompts), "--rollout.group_size", str(group_size)]
-    trainer, judges = build_trainer(load_recipe("recipes/scenes/otca.yaml", flags))
-    drawn = trainer.prompts.draw(prompts, Key(11, iteration=0))
-    condition = trainer.policy.encode([prompt.text for prompt in drawn])
-    trajectory = draw_samples(trainer, condition, draw_plan(trainer, 0), 0, lambda pairs: None)
-    asking = type(trainer)(**{**vars(trainer), "rewards": judges.rewards})
-    table = score(asking, trajectory, drawn)
-    keep = [index for index, name in enumerate(table.names) if name != "diversity"]
-    return tuple(table.names[index] for index in keep), table.scores[..., keep].double().numpy()
+    parts, judges = build_parts(load_recipe("recipes/scenes/otca.yaml", flags))
+    captions = parts.prompts.draw(prompts, Key(11, iteration=0))
+    rollout = parts.roll_out(captions, Key(parts.seed, iteration=0))
+    table = score(parts.policy, judges.rewards, rollout, captions, micro_batch=parts.roll_out.micro_batch)
+    # Diversity says how unlike its siblings a picture is, not how good: it takes no part in the comparison.
+    columns = [index for index, name in enumerate(table.names) if name != "diversity"]
+    return tuple(table.names[index] for index in columns), table.scores[..., columns].double().numpy()
 
 
 def correlations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,11 +55,11 @@ def correlations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def tricks(captions: list[Caption], generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Pictures for the same captions: the honest one, and ways to please one judge without the caption."""
     true = np.stack([draw(caption, generator) for caption in captions])
-    others = np.stack([draw(captions[(index + 5) % len(captions)], generator) for index in range(len(captions))])
+    of_another = np.stack([draw(captions[(index + 5) % len(captions)], generator) for index in range(len(captions))])
     noise = generator.normal(0, 25, true.shape)
     return {
         "true picture": true,
-        "picture of another caption": others,
+        "picture of another caption": of_another,
         "three red circles, whatever was asked": np.stack([draw(WARM, generator) for _ in captions]),
         "true picture, all its objects twice": np.maximum(true, true[:, :, ::-1]),
         "true picture, blurred": np.stack([ndimage.gaussian_filter(p, (1.2, 1.2, 0)) for p in true]),

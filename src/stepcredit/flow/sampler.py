@@ -1,4 +1,10 @@
-"""A sampler at work: a kernel, how much noise it adds, and the noise levels that it walks down."""
+"""A sampler at work: a kernel, how much noise it adds, and the noise levels that it walks down.
+
+x         [B, *latent]   the latent before the transition
+velocity  [B, *latent]   noise - data, what the network predicts
+change    [B, *latent]   of the velocity, since the rollout
+step      int or [B]     the transition, counted from noise to data
+"""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -120,7 +120,7 @@ class LikelihoodRatio(Objective):
             step=step,
             state=states * rollout.plan.steps + step,  # a state's number is unique within its column only
             asked=asked,
-            given={
+            extras={
                 "credit": terms[at],
                 "ratio_factor": on_ratio.to(terms)[at[1]],
                 "loss_factor": on_loss.to(terms)[at[1]],
@@ -142,19 +142,19 @@ class LikelihoodRatio(Objective):
             level=sampler.levels.to(latents)[step],
             step=step,
             sampler=sampler,
-            given={**queries.given, "sampled": sampled, "noise": noise},
+            extras={**queries.extras, "sampled": sampled, "noise": noise},
         )
 
     def losses(self, answers: Answers, points: Points) -> Loss:
         """The loss of each move, its terms clipped one by one; the KL to the reference where it is asked for."""
-        given = points.given
-        drift = points.sampler.drift(answers.now - given["sampled"], points.step)
-        weighted = log_ratio(drift, given["noise"], given["ratio_factor"], form=self.form)
-        rows, clipped = self.of_moves(weighted, drift, given["credit"])
-        total = (given["loss_factor"] * rows).sum()
+        extras = points.extras
+        drift = points.sampler.drift(answers.now - extras["sampled"], points.step)
+        weighted = log_ratio(drift, extras["noise"], extras["ratio_factor"], form=self.form)
+        rows, clipped = self.of_moves(weighted, drift, extras["credit"])
+        total = (extras["loss_factor"] * rows).sum()
         kl = torch.zeros_like(total)
         if answers.reference is not None:
-            apart = drift - points.sampler.drift(answers.reference - given["sampled"], points.step)
+            apart = drift - points.sampler.drift(answers.reference - extras["sampled"], points.step)
             levels = points.sampler.levels.to(apart)
             kl = self.divergence(apart, levels[points.step] - levels[points.step + 1]).sum()
             total = total + self.kl_weight * kl

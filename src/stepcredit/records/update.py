@@ -17,7 +17,7 @@ class Queries:
     step     the transition that the row is told under, 0 to N - 1
     state    rows with equal numbers ask at one and the same state; the network computes it once
     asked    False: the row counts in the mean, and its term is known to be 0, so the network is not asked
-    given    named tensors `[B, ...]` that the objective alone understands, such as its credit
+    extras   named tensors `[B, ...]` that the objective alone understands, such as its credit
 
     Example: one trained transition of two samples, of which the second has no credit:
     `Queries(tensor([0, 1]), tensor([3, 3]), tensor([0, 1]), tensor([True, False]), {"credit": ...})`.
@@ -27,14 +27,14 @@ class Queries:
     step: Int[Tensor, " B"]
     state: Int[Tensor, " B"]
     asked: Bool[Tensor, " B"]
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample)
 
     def __getitem__(self, rows: Tensor) -> "Queries":
-        given = {name: tensor[rows.to(tensor.device)] for name, tensor in self.given.items()}
-        return Queries(self.sample[rows], self.step[rows], self.state[rows], self.asked[rows], given)
+        extras = {name: tensor[rows.to(tensor.device)] for name, tensor in self.extras.items()}
+        return Queries(self.sample[rows], self.step[rows], self.state[rows], self.asked[rows], extras)
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Points:
 
     sampler   the rollout's; its laws turn velocities into moves
 
-    Example: `Points(x=latents[rows], level=levels[steps], step=steps, sampler=rollout.sampler, given={...})`.
+    Example: `Points(x=latents[rows], level=levels[steps], step=steps, sampler=rollout.sampler, extras={...})`.
     """
 
     x: Float[Tensor, "B *latent"]
     level: Float[Tensor, " B"]
     step: Int[Tensor, " B"]
     sampler: Sampler
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

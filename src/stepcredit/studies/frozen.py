@@ -23,6 +23,7 @@ from stepcredit.studies.side_by_side import SideBySide, judge
 from stepcredit.training.step import evidence_of, score
 
 DUMPED = ("scenes", "--method", "dance_grpo")
+# What a file holds: of the evidence itself, of what observers saw, of the sampler's constants.
 _OWN = ("rewards", "weights", "trained")
 _SEEN = ("similarity", "clean_similarity")
 _CONSTANTS = ("levels", "slope", "std")
@@ -51,13 +52,14 @@ def store(path: Path, evidence: Evidence, about: dict[str, str]) -> None:
     tensors = {name: getattr(evidence, name) for name in _OWN}
     tensors |= {name: evidence.seen[name] for name in _SEEN}
     tensors |= {name: getattr(evidence.transitions, name) for name in _CONSTANTS}
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.writing")  # an interrupted write must not look like a rollout
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        if path.parent.is_dir():  # below a file there is nothing, and asking for it is an error of its own
+            temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written ({error}); choose another place with --dump") from None
 
 
@@ -68,16 +70,16 @@ def load(path: Path) -> tuple[Evidence, dict[str, str]]:
             missing = [name for name in _TENSORS if name not in file.keys()]  # noqa: SIM118 - not a mapping
             if missing:
                 raise RunError(f"{path} holds no {', '.join(missing)}; a stored rollout has {', '.join(_TENSORS)}")
-            tensor = {name: file.get_tensor(name) for name in _TENSORS}
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
             about = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read as a stored rollout ({error}); draw it again") from None
     evidence = Evidence(
-        rewards=tensor["rewards"],
-        weights=tensor["weights"],
-        trained=tensor["trained"].bool(),
-        transitions=Transitions(*(tensor[name] for name in _CONSTANTS)),
-        seen={name: tensor[name] for name in _SEEN},
+        rewards=tensors["rewards"],
+        weights=tensors["weights"],
+        trained=tensors["trained"].bool(),  # NumPy and others may have no better than 0 and 1
+        transitions=Transitions(*(tensors[name] for name in _CONSTANTS)),
+        seen={name: tensors[name] for name in _SEEN},
     )
     return evidence, about
 
@@ -85,6 +87,7 @@ def load(path: Path) -> tuple[Evidence, dict[str, str]]:
 def every_rule(evidence: Evidence, chosen: list[str] | None = None) -> SideBySide:
     """All methods of the folder, or the chosen ones (`package.module` works too), at their own settings."""
     methods = _methods(chosen)
+    # A rule that finds its own mix would judge another problem than the weighted one of its neighbours.
     if (evidence.weights != 1).any():
         methods = {name: method for name, method in methods.items() if not method.rule.mixes_objectives}
     if not methods:

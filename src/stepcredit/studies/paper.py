@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
 from stepcredit.build import build_parts
 from stepcredit.errors import CreditError, RecipeError, RunError, nearest
@@ -22,17 +24,17 @@ from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.parts.sampling import DanceSDE
 from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.recipe import Recipe, method_named
-from stepcredit.records import Key, RewardBatch
+from stepcredit.records import Key, Prompt, RewardBatch
 from stepcredit.rollout.engine import decode
 from stepcredit.runs.reader import RunReader, read_lines
 from stepcredit.settings.keys import flatten
 from stepcredit.studies.proxy import validate
+from stepcredit.training.step import Parts
 
 _ENOUGH = 1_000_000  # iterations: the budget ends a run
 RECIPE = "recipes/scenes/otca.yaml"
-_NOISE = {
-    "sampler": {"noise_level": 0.7}
-}  # 6 steps instead of 16: what every method on the constant-noise sampler gets here
+# 6 steps instead of 16: what every method on the constant-noise sampler gets here.
+_NOISE = {"sampler": {"noise_level": 0.7}}
 
 ARMS: dict[str, dict[str, Any]] = {
     "flow_grpo": {"type": "flow_grpo"},
@@ -53,7 +55,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study."""
+    """One run of the study, such as `Cell(arm="otca_balanced", seed=2, folder=Path("runs/paper/otca_balanced-2"))`."""
 
     arm: str
     seed: int
@@ -79,8 +81,9 @@ def arm(name: str) -> dict[str, Any]:
         return ARMS[name]
     if name not in names() and "." not in name:
         raise RecipeError(f'there is no row or method "{name}"; {nearest(name, [*ARMS, *names()])}')
-    same = method_named(name).sampler == DanceSDE(noise_level=0.3)
-    return {"type": name, **(_NOISE if same else {})}
+    # Noise that a paper chose for another kernel, or for this one on purpose, is its own.
+    constant_noise = method_named(name).sampler == DanceSDE(noise_level=0.3)
+    return {"type": name, **(_NOISE if constant_noise else {})}
 
 
 def cells(folder: Path, arms: Sequence[str], seeds: int) -> list[Cell]:
@@ -91,31 +94,46 @@ def cells(folder: Path, arms: Sequence[str], seeds: int) -> list[Cell]:
 def train_all(todo: Sequence[Cell], flags: Sequence[str], *, budget: int, workers: int, console: Console) -> None:
     """Train what is not finished, `workers` at a time, each in a process of its own; the first failure ends it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    # Processes share the cores: more threads than cores make all of them slower.
     threads = ["--threads", str(max(1, (os.cpu_count() or 1) // workers))]
-    open_ = [cell for cell in todo if not cell.finished]
+    unfinished = [cell for cell in todo if not cell.finished]
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(workers) as pool:
-        whole = progress.add_task("[bold]all runs", total=len(todo), completed=len(todo) - len(open_))
-        running: dict[Future[None], tuple[Cell, Any]] = {}
+        whole = progress.add_task("[bold]all runs", total=len(todo), completed=len(todo) - len(unfinished))
         alive: set[subprocess.Popen[bytes]] = set()
-        waiting = list(open_)
         try:
+            running: dict[Future[None], _Watched] = {}
+            waiting = list(unfinished)
             while waiting or running:
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
                     bar = progress.add_task(f"{cell.arm} {cell.seed}", total=budget)
-                    running[pool.submit(_train, cell, [*flags, *threads], alive)] = cell, bar
-                done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-                for cell, bar in running.values():
-                    progress.update(bar, completed=min(budget, _spent(cell.folder)))
-                for future in done:
-                    _, bar = running.pop(future)
-                    future.result()
-                    progress.remove_task(bar)
-                    progress.advance(whole)
+                    running[pool.submit(_train, cell, [*flags, *threads], alive)] = _Watched(cell, bar)
+                _watch(running, progress, whole, budget=budget)
         except BaseException:
+            # Leaving the pool waits for its threads, and they for their processes: those have to be asked to end.
             for process in list(alive):
                 process.terminate()  # it saves, so that the study goes on there
             raise
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A cell in training and its progress bar."""
+
+    cell: Cell
+    bar: TaskID
+
+
+def _watch(running: dict[Future[None], _Watched], progress: Progress, whole: TaskID, *, budget: int) -> None:
+    """Wait a second at most; show how far everybody is, and take out who has finished. A failure is raised."""
+    done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+    for watched in running.values():
+        progress.update(watched.bar, completed=min(budget, _spent(watched.cell.folder)))
+    for future in done:
+        watched = running.pop(future)
+        future.result()
+        progress.remove_task(watched.bar)
+        progress.advance(whole)
 
 
 def _train(cell: Cell, flags: Sequence[str], alive: set[subprocess.Popen[bytes]]) -> None:
@@ -127,20 +145,23 @@ def _train(cell: Cell, flags: Sequence[str], alive: set[subprocess.Popen[bytes]]
         code = process.wait()
         alive.discard(process)
     if code != 0:
+        # The last line is the error; before it are hours of progress. Nothing at all, if it was killed.
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise RunError(f"{cell.folder} ended with code {code}: {''.join(last)} (all of it: {log})")
 
 
 def _check_same_study(todo: Sequence[Cell], wanted: Recipe) -> None:
     """Runs of another budget do not belong into one table."""
-    asked = {"training.budget": wanted.training.budget, "evaluation.count": wanted.evaluation.count}
+    of_study = {"training.budget": wanted.training.budget, "evaluation.count": wanted.evaluation.count}
     for cell in todo:
-        own = flatten(RunReader(cell.folder).recipe) if (cell.folder / "run.yaml").is_file() else asked
-        for key, value in asked.items():
-            if own.get(key) != value:
+        if not (cell.folder / "run.yaml").is_file():
+            continue
+        of_run = flatten(RunReader(cell.folder).recipe)
+        for key, value in of_study.items():
+            if of_run.get(key) != value:
                 raise RunError(
-                    f"{cell.folder} has {key} {own.get(key)}, and this study asks for {value}; "
-                    f"give --{key.split('.')[1]} {own.get(key)}, or another --folder"
+                    f"{cell.folder} has {key} {of_run.get(key)}, and this study asks for {value}; "
+                    f"give --{key.split('.')[1]} {of_run.get(key)}, or another --folder"
                 )
 
 
@@ -150,30 +171,43 @@ def _spent(folder: Path) -> float:
 
 def results(folder: Path, arms: Sequence[str], seeds: int) -> dict[str, Any]:
     """Every finished cell as plain data: gains by score and seed, costs, curves of the training rewards."""
-    found: dict[str, Any] = {"arms": {}, "base": {}}
+    study: dict[str, Any] = {"arms": {}, "base": {}}
     for name in arms:
         runs = [RunReader(cell.folder) for cell in cells(folder, [name], seeds) if cell.finished]
         if not runs:
             continue
-        rows = [{row["name"]: row for row in (run.result() or {})["rows"]} for run in runs]
-        found["base"] |= {score: row["base"] for score, row in rows[0].items()}
-        found["trained"] = runs[0].trained
-        found["pictures"] = (runs[0].result() or {})["pictures"]
-        found["arms"][name] = {
+        scores = [_scores(run) for run in runs]
+        # The base model is the same in every run, and so are the held-out captions and their noise.
+        study["base"] |= {score: row["base"] for score, row in scores[0].items()}
+        study["trained"] = runs[0].trained
+        study["pictures"] = (runs[0].result() or {})["pictures"]
+        study["arms"][name] = {
             "seeds": [run.recipe["seed"] for run in runs],
-            "gains": {score: [row[score]["difference"] for row in rows] for score in rows[0]},
+            "gains": {score: _differences(scores, score) for score in scores[0]},
             "forwards": [_spent(run.path) for run in runs],
             "iterations": [len(run.metrics()) for run in runs],
             "curves": [_curve(run) for run in runs],
         }
-    return found
+    return study
+
+
+def _scores(run: RunReader) -> dict[str, Any]:
+    """The rows of a run's table of base against tuned, by the name of the score."""
+    return {row["name"]: row for row in (run.result() or {})["rows"]}
+
+
+def _differences(scores: Sequence[dict[str, Any]], score: str) -> list[float]:
+    """What training gained in one score, a number for each seed."""
+    return [of_seed[score]["difference"] for of_seed in scores]
 
 
 def _curve(run: RunReader) -> dict[str, list[float]]:
     """Cost so far and the mean training rewards of every iteration."""
     lines = run.metrics()
-    spent = np.cumsum([line["cost/forwards"] for line in lines]).tolist()
-    return {"forwards": spent, **{name: [line[f"reward/{name}"] for line in lines] for name in run.trained}}
+    curve = {"forwards": np.cumsum([line["cost/forwards"] for line in lines]).tolist()}
+    for name in run.trained:
+        curve[name] = [line[f"reward/{name}"] for line in lines]
+    return curve
 
 
 def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size: int, steps: int) -> dict[str, Any]:
@@ -183,47 +217,57 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     """
     path = folder / "proxy.json"
     size = {"prompts": prompts, "group_size": group_size, "steps": steps}
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["size"] == size and kept.get("flags", list(flags)) == list(flags):
-            return kept
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    # A file of an older version says nothing of its flags.
+    if stored is not None and stored["size"] == size and stored.get("flags", list(flags)) == list(flags):
+        return stored
     changed = [f"--rollout.{key}={value}" for key, value in size.items()]
-    recipe = load_recipe(RECIPE, [*flags, *changed, "--method.sampler.noise_level", "0.3"])
+    rows = _proxy_rows(load_recipe(RECIPE, [*flags, *changed, "--method.sampler.noise_level", "0.3"]))
+    study = {"size": size, "flags": list(flags), "trajectories": prompts * group_size, "rows": rows}
+    write_json(path, study)
+    return study
+
+
+def _proxy_rows(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Similarity gain against reward gain on one rollout of the base model, reward by reward."""
     parts, _ = build_parts(recipe)
     key = Key(recipe.seed, iteration=0)
-    drawn = parts.prompts.draw(prompts, key)
-    rollout = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])(drawn, key)
+    prompts = parts.prompts.draw(parts.prompt_count, key)
+    rollout = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])(prompts, key)
     latents = rollout.latents
     levels = rollout.sampler.levels[:-1].to(latents).view(-1, *(1,) * (latents.ndim - 3))
     clean = latents[:, :, :-1] - levels * rollout.velocities
-    repeated = tuple(prompt for prompt in drawn for _ in range(group_size))
-    groups = tuple(group for group in range(prompts) for _ in range(group_size))
-
-    def scored(latents: Any) -> np.ndarray:
-        columns = []
-        for step in range(latents.shape[2]):
-            images = decode(parts.policy, latents[:, :, step].flatten(0, 1), recipe.rollout.micro_batch)
-            columns.append(parts.rewards.score(RewardBatch(images, repeated, groups, parts.policy.fps))[0])
-        return np.stack(columns, axis=1)  # [B, steps, K]
-
     seen = {name: tensor.flatten(0, 1).double().numpy() for name, tensor in rollout.seen.items()}
+    # A gain is of a move between two states that were scored: the last latent is the last prediction once more.
     similarity = np.diff(seen["similarity"], axis=1)[:, :-1]
-    cleaner = np.diff(seen["clean_similarity"], axis=1)
-    noisy_rewards = scored(latents[:, :, :-1])
-    clean_rewards = scored(clean)
-    found: dict[str, Any] = {"size": size, "flags": list(flags), "trajectories": len(repeated), "rows": {}}
+    clean_similarity = np.diff(seen["clean_similarity"], axis=1)
+    noisy_rewards = np.diff(_scored(parts, latents[:, :, :-1], prompts), axis=1)
+    clean_rewards = np.diff(_scored(parts, clean, prompts), axis=1)
+    rows: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(parts.rewards.names):
-        noisy_gain, clean_gain = (np.diff(scores[..., k], axis=1) for scores in (noisy_rewards, clean_rewards))
         try:
-            found["rows"][name] = {
-                "noisy latent": validate(similarity, noisy_gain).plain(),
-                "clean prediction": validate(cleaner, clean_gain).plain(),
-                "noisy similarity, clean reward": validate(similarity, clean_gain).plain(),
+            rows[name] = {
+                "noisy latent": validate(similarity, noisy_rewards[..., k]).plain(),
+                "clean prediction": validate(clean_similarity, clean_rewards[..., k]).plain(),
+                "noisy similarity, clean reward": validate(similarity, clean_rewards[..., k]).plain(),
             }
         except CreditError:
             continue  # a reward that scored nothing, or everything alike, has no gains to compare
-    write_json(path, found)
-    return found
+    return rows
+
+
+def _scored(
+    parts: Parts, states: Float[Tensor, "P G S *latent"], prompts: Sequence[Prompt]
+) -> Float[np.ndarray, "B S K"]:
+    """Scores of every state of every sample, as if it were the finished picture."""
+    members = states.shape[1]
+    repeated = tuple(prompt for prompt in prompts for _ in range(members))
+    groups = tuple(group for group in range(len(prompts)) for _ in range(members))
+    scores = []
+    for step in range(states.shape[2]):
+        media = decode(parts.policy, states[:, :, step].flatten(0, 1), parts.roll_out.micro_batch)
+        scores.append(parts.rewards.score(RewardBatch(media, repeated, groups, parts.policy.fps))[0])
+    return np.stack(scores, axis=1)
 
 
 def study(
@@ -243,7 +287,25 @@ def study(
     chosen = list(rows or ARMS)
     for name in chosen:
         arm(name)  # a misspelt one must not cost hours
-    settings = [
+    settings = [*_settings(budget=budget, count=count), *flags]
+    wanted = load_recipe(RECIPE, settings)
+    todo = cells(folder, chosen, seeds)
+    _check_same_study(todo, wanted)
+    budget = wanted.training.budget or budget  # a flag may have changed it
+    if train:
+        train_all(todo, settings, budget=budget, workers=workers, console=console)
+    study = results(folder, chosen, seeds)
+    if not study["arms"]:
+        raise RunError(f"{folder} holds no finished run of {', '.join(chosen)}; run the study without --report")
+    study |= {"budget": budget, "flags": list(flags)}
+    with console.status("similarity gain against reward gain"):
+        study["proxy"] = study_proxy(folder, flags, prompts=proxy_prompts, group_size=8, steps=16)
+    return study
+
+
+def _settings(*, budget: int, count: int) -> list[str]:
+    """What every run of the study has in common: equal cost, and looks at held-out captions at the end only."""
+    return [
         f"--training.iterations={_ENOUGH}",
         f"--training.budget={budget}",
         f"--evaluation.count={count}",
@@ -251,18 +313,4 @@ def study(
         "--output.checkpoint_every=15",
         "--output.keep=1",
         "--output.credit_every=10",
-        *flags,
     ]
-    wanted = load_recipe(RECIPE, settings)
-    todo = cells(folder, chosen, seeds)
-    _check_same_study(todo, wanted)
-    budget = wanted.training.budget or budget
-    if train:
-        train_all(todo, settings, budget=budget, workers=workers, console=console)
-    found = results(folder, chosen, seeds)
-    if not found["arms"]:
-        raise RunError(f"{folder} holds no finished run of {', '.join(chosen)}; run the study without --report")
-    found |= {"budget": budget, "flags": list(flags)}
-    with console.status("similarity gain against reward gain"):
-        found["proxy"] = study_proxy(folder, flags, prompts=proxy_prompts, group_size=8, steps=16)
-    return found

@@ -13,8 +13,17 @@ Gains = Float[np.ndarray, "B N"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Means over trajectories. `recall` is the share of the steps of greatest reward gain that are among those of
-    greatest similarity gain; `argmax_distance` how many steps the two greatest lie apart."""
+    """How far gains of similarity and of reward agree, means over trajectories.
+
+    pearson           correlation over steps
+    spearman          the same of ranks
+    argmax_distance   how many steps the two greatest gains lie apart
+    recall_3          share of the 3 steps of greatest reward gain that are among the 3 of greatest similarity gain
+    recall_5          the same of 5
+
+    Example: gains that agree in everything have
+    `Agreement(pearson=1.0, spearman=1.0, argmax_distance=0.0, recall_3=1.0, recall_5=1.0)`.
+    """
 
     pearson: float
     spearman: float
@@ -25,8 +34,17 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Proxy:
-    """`within` belongs to trajectories, `null` to similarity gains of another trajectory; `residual` is the Pearson
-    correlation that is left when every step's mean over trajectories has been removed from both."""
+    """Agreement beside what chance and the noise schedule alone would give.
+
+    within         of the gains of the same trajectory
+    null           of reward gains with the similarity gains of another trajectory
+    residual       the Pearson correlation that is left when every step's mean over trajectories has been removed from
+                   both
+    trajectories   how many were usable
+
+    Example: a `within` that is no better than the `null`, with a `residual` of 0.0, says that similarity knows the
+    schedule and nothing of the picture.
+    """
 
     within: Agreement
     null: Agreement
@@ -43,38 +61,42 @@ def validate(similarity_gain: Gains, reward_gain: Gains, *, seed: int = 0) -> Pr
     If the two agree about as well with a stranger's similarity, what they share is the noise schedule, not the picture.
     Trajectories with a gain that is not finite, or without any spread, are left out.
     """
-    whole = np.isfinite(similarity_gain).all(1) & np.isfinite(reward_gain).all(1)
-    whole &= (np.ptp(similarity_gain, axis=1) > 0) & (np.ptp(reward_gain, axis=1) > 0)
-    ours, theirs = similarity_gain[whole], reward_gain[whole]
-    if len(ours) < 3:
-        raise CreditError(f"got {len(ours)} usable trajectories, wanted at least 3; draw more")
-    random = np.random.default_rng(seed)
-    shift = random.integers(1, len(ours), size=len(ours))
-    stranger = ours[(np.arange(len(ours)) + shift) % len(ours)]
-    left, right = (gain - gain.mean(0) for gain in (ours, theirs))
+    usable = np.isfinite(similarity_gain).all(1) & np.isfinite(reward_gain).all(1)
+    usable &= (np.ptp(similarity_gain, axis=1) > 0) & (np.ptp(reward_gain, axis=1) > 0)
+    similarity = similarity_gain[usable]
+    reward = reward_gain[usable]
+    count = len(similarity)
+    if count < 3:
+        raise CreditError(f"got {count} usable trajectories, wanted at least 3; draw more")
+    # A shift of at least 1 and less than all: nobody is paired with itself.
+    shift = np.random.default_rng(seed).integers(1, count, size=count)
+    of_stranger = similarity[(np.arange(count) + shift) % count]
     return Proxy(
-        within=agreement(ours, theirs),
-        null=agreement(stranger, theirs),
-        residual=_mean(_pearson(left, right)),
-        trajectories=len(ours),
+        within=agreement(similarity, reward),
+        null=agreement(of_stranger, reward),
+        residual=_mean(_pearson(similarity - similarity.mean(0), reward - reward.mean(0))),
+        trajectories=count,
     )
 
 
-def agreement(ours: Gains, theirs: Gains) -> Agreement:
+def agreement(similarity_gain: Gains, reward_gain: Gains) -> Agreement:
     """How far two sets of per-step gains agree, trajectory by trajectory."""
-    ranks = [stats.rankdata(gain, axis=1) for gain in (ours, theirs)]
+    ranks = stats.rankdata(similarity_gain, axis=1)
+    reward_ranks = stats.rankdata(reward_gain, axis=1)
     return Agreement(
-        pearson=_mean(_pearson(ours, theirs)),
-        spearman=_mean(_pearson(*ranks)),
-        argmax_distance=float(np.abs(ours.argmax(1) - theirs.argmax(1)).mean()),
-        recall_3=_recall(ours, theirs, 3),
-        recall_5=_recall(ours, theirs, 5),
+        pearson=_mean(_pearson(similarity_gain, reward_gain)),
+        spearman=_mean(_pearson(ranks, reward_ranks)),
+        argmax_distance=float(np.abs(similarity_gain.argmax(1) - reward_gain.argmax(1)).mean()),
+        recall_3=_recall(similarity_gain, reward_gain, 3),
+        recall_5=_recall(similarity_gain, reward_gain, 5),
     )
 
 
-def _pearson(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    left, right = (gain - gain.mean(1, keepdims=True) for gain in (ours, theirs))
-    with np.errstate(invalid="ignore"):
+def _pearson(left: Gains, right: Gains) -> Float[np.ndarray, " B"]:
+    """Correlation over steps, of each trajectory; NaN where one of the two has no spread."""
+    left = left - left.mean(1, keepdims=True)
+    right = right - right.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0 without spread
         return (left * right).sum(1) / np.sqrt((left**2).sum(1) * (right**2).sum(1))
 
 
@@ -84,8 +106,16 @@ def _mean(correlations: Float[np.ndarray, " B"]) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _recall(ours: np.ndarray, theirs: np.ndarray, count: int) -> float:
-    count = min(count, ours.shape[1])
-    top = [np.argsort(-gain, axis=1, kind="stable")[:, :count] for gain in (ours, theirs)]
-    found = [len(set(mine) & set(other)) / count for mine, other in zip(*(t.tolist() for t in top), strict=True)]
-    return float(np.mean(found))
+def _recall(similarity_gain: Gains, reward_gain: Gains, count: int) -> float:
+    """Share of the steps of greatest reward gain that are among those of greatest similarity gain."""
+    count = min(count, similarity_gain.shape[1])  # a shorter path is counted whole
+    shared = _greatest(similarity_gain, count) & _greatest(reward_gain, count)
+    return float(np.mean(shared.sum(1) / count))
+
+
+def _greatest(gain: Gains, count: int) -> np.ndarray:
+    """Which steps of each trajectory gained most, `[B, N]`."""
+    marked = np.zeros(gain.shape, dtype=bool)
+    top = np.argsort(-gain, axis=1, kind="stable")[:, :count]  # of equal gains the earlier step, as in any other run
+    np.put_along_axis(marked, top, True, axis=1)
+    return marked
