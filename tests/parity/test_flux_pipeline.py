@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
-from stepcredit.rollout.noise import NoiseStream
 
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.flow.schedules import shifted
+from stepcredit.records import NoiseStream
 from stepcredit.rollout.engine import decode, sample_ode
 
 PROMPTS = ["a red circle", "three green squares", "a white triangle left of a blue square"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool
 from torch import Tensor
 
+from stepcredit.build import build_prompts
 from stepcredit.costs.blueprint import guessed_lengths
 from stepcredit.costs.meter import Meter, metered
 from stepcredit.costs.sketch import Encoding, decode, encode, gradient, sketch, velocity

@@ -63,7 +63,7 @@ class Look:
             answers={name: values[indices] for name, values in self.answers.items()},
             errors=self.errors,
             fps=self.fps,
-            kinds=tuple(self.kinds[index] for index in at) if self.kinds else (),
+            kinds=tuple(self.kinds[index] for index in indices) if self.kinds else (),
         )
 
     def means(self) -> dict[str, float]:
