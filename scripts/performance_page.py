@@ -43,7 +43,7 @@ PROMPT = " ".join(["word"] * 600)  # longer than any tokenizer takes, so that te
 @dataclass(frozen=True)
 class Counts:
     """One model with one prompt: FLOPs, bytes of activations, frozen weights. E.g. FLUX.1-dev at 512 x 512:
-    `forward` 21.5e12, `backward` 24.1e12, `decoding` 2.51e12, `text` 4.86e12, `activations` 10_986_495_296."""
+    `forward` 21.5e12, `backward` 24.3e12, `decoding` 2.51e12, `text` 4.86e12, `activations` 10_986_495_296."""
 
     weights: int
     forward: int

@@ -20,9 +20,11 @@ from stepcredit.costs.count import Costs, Need, count_costs, fitting_micro_batch
 from stepcredit.costs.dry_run import show
 from stepcredit.costs.meter import metered
 from stepcredit.costs.sketch import decode, encode, gradient, sketch, velocity
+from stepcredit.costs.weights import weigh
 from stepcredit.errors import MemoryNeeded, WeightsError, during, phase_of
 from stepcredit.policies.text import TextCache
 from stepcredit.recipe.load import validate
+from stepcredit.recipe.recipe import Training
 from stepcredit.rollout import engine
 from stepcredit.training import update
 from stepcredit.training.step import step
@@ -46,6 +48,15 @@ GIB = 2**30
 def brightness(media, prompts):
     """A reward that tells samples apart."""
     return [float(item.mean()) for item in media]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small take twice the time on two threads, most of it waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +189,24 @@ def test_two_samples_cost_twice_one(family, recipe_of):
     assert two.peak <= 2 * one.peak
 
 
+def test_full_training_keeps_a_reference_an_average_and_copies_in_the_dtype_of_the_network(recipe_of):
+    recipe = recipe_of("flux", surface=SURFACES["full"], dtype="bfloat16", device=None)
+    policy = sketch(recipe)
+    count = sum(weight.numel() for weight in policy.family.networks()["transformer"].parameters())
+    encoders = [policy.pipe.text_encoder, policy.pipe.text_encoder_2]
+    weights = weigh(recipe.model_copy(update={"training": Training(ema=0.9)}), policy, reference=True)
+    assert weights.resident == {
+        "autoencoder": 2 * sum(weight.numel() for weight in policy.pipe.vae.parameters()),
+        "trained weights": 4 * count,
+        "gradients": 4 * count,
+        "moments of AdamW": 8 * count,
+        "moving average": 4 * count,
+        "reference": 4 * count,
+    }
+    assert weights.copies == 2 * count
+    assert weights.waiting == {"text encoders": 2 * sum(w.numel() for part in encoders for w in part.parameters())}
+
+
 def test_encoding_texts_has_its_peak_too(recipe_of):
     waits = count_costs(recipe_of("qwen_image", device=None))
     stays = count_costs(recipe_of("qwen_image", device=None, offload=[]))
@@ -267,7 +296,13 @@ def test_published_models_are_counted_without_a_connection_or_weights(monkeypatc
     monkeypatch.setattr("safetensors.torch.load_file", refuse)
     console = Console(record=True, width=120)
     surface = {"type": "full", "modules": ["proj_out"]}  # quicker than a LoRA on sixty blocks
-    policy = {"weights": "Qwen/Qwen-Image", "type": "qwen_image", "resolution": 256, "surface": surface}
+    policy = {
+        "weights": "Qwen/Qwen-Image",
+        "type": "qwen_image",
+        "resolution": 256,
+        "guidance": 1.0,
+        "surface": surface,
+    }
     show(make_recipe(policy=policy), console, peak_tflops=790.0, utilisation=0.5)
     page = console.export_text()
     assert "update, backward" in page

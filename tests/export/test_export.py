@@ -458,7 +458,7 @@ def test_an_export_that_fails_leaves_what_was_there(finished, monkeypatch, error
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("stepcredit.viewer.card.render", fail)
+    monkeypatch.setattr("stepcredit.exporting.card.render", fail)
     with pytest.raises(RunError if isinstance(error, OSError) else KeyboardInterrupt):
         stepcredit.export(finished)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -524,7 +524,7 @@ def test_a_finished_export_is_pushed(finished, fake_hub):
 
 
 def test_nothing_is_pushed_that_was_not_written_whole(finished, fake_hub):
-    fake_hub.setattr("stepcredit.viewer.card.render", lambda *_: 1 / 0)
+    fake_hub.setattr("stepcredit.exporting.card.render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stepcredit.export(finished, push_to_hub="me/mine")
     assert requests == []

@@ -22,9 +22,9 @@ _TIMES = (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 1))
 class Geometry:
     """Counts of one iteration.
 
-    Of 4 prompts x 8 in 10 steps, all but the last trained, in micro-batches of 16 and 32: `samples` 32,
-    `rollout_calls` 320, `pairs` 288, `update_calls` 288, `reference_calls` 0, `optimiser_steps` 1, `rollout_batches`
-    20, `update_batches` 9.
+    Of 8 prompts x 12 in 16 steps, all but the last trained, in micro-batches of 12 and 4: `samples` 96,
+    `rollout_calls` 1536, `pairs` 1440, `update_calls` 1440, `reference_calls` 0, `optimiser_steps` 1,
+    `rollout_batches` 128, `update_batches` 360.
     """
 
     samples: int
