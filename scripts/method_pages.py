@@ -22,12 +22,14 @@ PAGES = ROOT / "docs" / "methods"
 PICTURES = ROOT / "docs" / "images" / "methods"
 PLAIN = "dance_grpo"
 STEPS = 10
+# What stands between the markers is replaced; the rest of a page is written by hand.
 MARKED = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- /measured -->)", re.DOTALL)
 FLAGS = ["--rollout.steps", str(STEPS)]
 
 
 def draw(stored: Path) -> None:
     """A picture for each method, from one rollout, which is kept at `stored` so that it is drawn only once."""
+    # Torch takes seconds to import, and `--measured` needs none of it.
     from dataclasses import replace
 
     from stepcredit.recipe.load import load_recipe
@@ -47,6 +49,7 @@ def draw(stored: Path) -> None:
         as_if = replace(evidence, transitions=sampler.transitions)
         effective = frozen.every_rule(as_if, [name]).verdicts[name].effective
         native = np.where(trained, sampler.transitions.native.numpy(), np.nan)
+        # What multiplies the change of the prediction at a step: credit times the weight that the sampler gives it.
         sizes = effective.abs().mean((0, 1)).numpy() * native
         credit = np.where(trained, effective[0][order].numpy(), np.nan)
         about = f"{sampler.kernel} {sampler.noise_level:g}"
@@ -114,6 +117,7 @@ def fill(page: str, text: str) -> str:
     """The page with its measured section replaced."""
     if len(MARKED.findall(page)) != 1:
         raise ValueError("wanted one pair of <!-- measured --> and <!-- /measured --> on lines of their own")
+    # A function, because a replacement string would read the text's backslashes.
     return MARKED.sub(lambda _: text, page)
 
 

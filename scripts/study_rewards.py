@@ -39,6 +39,7 @@ def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray
 
 def correlations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Correlation within groups [K, K], pooled, and the share of sibling pairs ranked in opposite order."""
+    # Within groups: that all rewards like an easy caption is no agreement about pictures.
     centred = scores - scores.mean(1, keepdims=True)
     flat = centred.reshape(-1, scores.shape[-1])
     within = np.corrcoef(flat.T)
@@ -47,6 +48,7 @@ def correlations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     opposite = np.empty_like(within)
     for a in range(scores.shape[-1]):
         for b in range(scores.shape[-1]):
+            # A tie is no order, so nobody contradicts it.
             decided = (order[:, a] != 0) & (order[:, b] != 0)
             opposite[a, b] = (order[decided, a] != order[decided, b]).mean()
     return within, opposite

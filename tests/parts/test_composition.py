@@ -163,11 +163,12 @@ def test_a_part_may_be_a_record_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "noise_level"), [(DanceSDE, 0.3), (FlowSDE, 0.7), (CPS, 0.8), (DDIM, 1.0)], ids=lambda value: str(value)
+    ("kernel", "sampler", "noise_level"),
+    [("dance_sde", DanceSDE, 0.3), ("flow_sde", FlowSDE, 0.7), ("cps", CPS, 0.8), ("ddim", DDIM, 1.0)],
+    ids=["dance_sde", "flow_sde", "cps", "ddim"],
 )
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_another_sampler_has_its_own_noise_level_and_the_methods_own_has_the_papers(name, sampler, noise_level):
-    kernel = sampler.model_fields["type"].default
+def test_another_sampler_has_its_own_noise_level_and_the_methods_own_has_the_papers(name, kernel, sampler, noise_level):
     own = composing.method(name).sampler
     method = composing.method(name, kernel=kernel)
     assert isinstance(method.sampler, sampler)
