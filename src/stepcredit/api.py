@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import diffusers.utils.logging
-import transformers.utils.logging
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
@@ -42,9 +40,6 @@ from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
 from stepcredit.viewer.terminal import differences
-
-for library in (diffusers.utils.logging, transformers.utils.logging):
-    library.disable_progress_bar()  # a dozen bars for files of a few megabytes hide the one that matters
 
 RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
 """Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""

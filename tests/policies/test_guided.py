@@ -1,13 +1,17 @@
 """Implicit reward guidance: fine-tunes followed as far as one likes."""
 
+import numpy as np
 import pytest
 import torch
 
 from stepcredit import api
+from stepcredit.build import build_policy
 from stepcredit.cli.app import main
 from stepcredit.errors import RunError
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.policies.guided import Guided
+from stepcredit.recipe.load import load_recipe
+from stepcredit.training import checkpoint
 
 CAPTIONS = ["a red circle", "two green squares"]
 
@@ -80,6 +84,7 @@ def runs(tmp_path_factory):
         "evaluation.watch": 4,
         "evaluation.steps": 2,
         "output.report": False,
+        "optimiser.learning_rate": 0.05,  # one step that shows in the pictures
     }
     kinds = {"a": {"seed": 0}, "b": {"seed": 1}, "other": {"policy.surface.rank": 4}}
     return {
@@ -95,6 +100,26 @@ def test_sample_follows_and_composes(runs, tmp_path, capsys):
     assert end.value.code == 0
     assert out.is_file()
     assert "picture.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_sample_draws_what_was_trained_beside_its_base(runs, guidance, monkeypatch, tmp_path):
+    sides = {}
+    keep = lambda path, captions, base, tuned, **_: sides.update(base=base, tuned=tuned)  # noqa: E731
+    monkeypatch.setattr(api, "before_after", keep)
+    api.sample(runs["a"], CAPTIONS, count=2, seed=5, reward_guidance=guidance, out=tmp_path / "unused.png")
+    recipe = load_recipe(runs["a"] / "run.yaml")
+    policy = build_policy(recipe)
+    settings = {"members": 2, "steps": 2, "shift": None, "seed": 5, "micro_batch": 96}
+    assert np.array_equal(sides["base"], draw_pictures(policy, CAPTIONS, **settings))
+    checkpoint.restore_weights(checkpoint.newest(runs["a"] / "checkpoints")[0], policy)
+    tuned = draw_pictures(policy, CAPTIONS, **settings)
+    apart = np.abs(tuned.astype(int) - sides["base"].astype(int)).mean()
+    assert apart > 1, "the fine-tune must show for this to mean anything"
+    if guidance == 1:
+        assert np.array_equal(sides["tuned"], tuned)
+    else:
+        assert np.abs(sides["tuned"].astype(int) - sides["base"].astype(int)).mean() > apart
 
 
 def test_another_surface_cannot_be_composed(runs):
