@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stepcredit import credit, flow, methods, objective
     from stepcredit.api import Run, evaluate, export, resume, sample, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "credit", "evaluate", "export", "flow", "methods", "objective", "resume", "sample", "train"]
 
 _ROOMS = {"credit", "flow", "methods", "objective"}
