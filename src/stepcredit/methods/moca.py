@@ -30,7 +30,8 @@ def rule(
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
     share = temporal.similarity_share(similarity.to(rewards), trained=trained)
     strength = mix.exploration(advantages, share, similarity.to(rewards), centred=centred)
-    when, mixed = temporal.uniform(share, trained=trained), mix.moca(advantages, strength)
+    when = temporal.uniform(share, trained=trained)
+    mixed = mix.moca(advantages, strength)
     return Credit(
         per_step=assign.per_step(when, mixed),
         weights=when,

@@ -63,7 +63,8 @@ def rule(
     per_step = assign.per_step(when, mixed)
     if step_mix:  # people look at one number per sample: the mean over its steps, weighted as they are
         total = when.sum(-1).clamp(min=1e-12)
-        strength, mixed = (strength * when).sum(-1) / total, (mixed * when).sum(-1) / total
+        strength = (strength * when).sum(-1) / total
+        mixed = (mixed * when).sum(-1) / total
     return Credit(
         per_step=per_step,
         weights=when,

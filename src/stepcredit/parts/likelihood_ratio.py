@@ -109,21 +109,23 @@ class LikelihoodRatio(Objective):
         sample, step = trained.nonzero().unbind(1)
         terms = credit.per_step[..., None] if credit.terms is None else credit.terms
         terms = terms.to(rollout.latents).flatten(0, 1)
-        asked = rollout.alive.flatten()[sample]
+        has_gradient = rollout.alive.flatten()[sample]
         if not self.asks_reference:
-            asked = asked & (terms != 0).any(-1).cpu()[sample, step]
+            has_gradient = has_gradient & (terms != 0).any(-1).cpu()[sample, step]
         on_ratio, on_loss = self.step_factors(rollout.sampler.transitions, rollout.plan.trained)
-        at = (sample.to(terms.device), step.to(terms.device))
+        # Rows are counted on the CPU, where plan and liveness are; what goes into the loss lies with the latents.
+        credit_row = sample.to(terms.device)
+        credit_step = step.to(terms.device)
         states = rollout.plan.node.flatten(0, 1)[sample, step]
         return Queries(
             sample=sample,
             step=step,
             state=states * rollout.plan.steps + step,  # a state's number is unique within its column only
-            asked=asked,
+            asked=has_gradient,
             extras={
-                "credit": terms[at],
-                "ratio_factor": on_ratio.to(terms)[at[1]],
-                "loss_factor": on_loss.to(terms)[at[1]],
+                "credit": terms[credit_row, credit_step],
+                "ratio_factor": on_ratio.to(terms)[credit_step],
+                "loss_factor": on_loss.to(terms)[credit_step],
             },
         )
 
@@ -136,6 +138,7 @@ class LikelihoodRatio(Objective):
         x = latents[row, step]
         sampled = at_least_float32(rollout.velocities.flatten(0, 1)[row, step])
         law = sampler.law(x, sampled, step)
+        # Read back from the latents, so that no noise need be kept; whatever rounding did to a latent is in it, too.
         noise = (latents[row, step + 1] - law.mean) / law.std
         return Points(
             x=x,
@@ -154,6 +157,7 @@ class LikelihoodRatio(Objective):
         total = (extras["loss_factor"] * rows).sum()
         kl = torch.zeros_like(total)
         if answers.reference is not None:
+            # Both moves start from one state and have one spread, so their KL depends on their means alone.
             apart = drift - points.sampler.drift(answers.reference - extras["sampled"], points.step)
             levels = points.sampler.levels.to(apart)
             kl = self.divergence(apart, levels[points.step] - levels[points.step + 1]).sum()
