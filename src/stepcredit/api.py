@@ -164,14 +164,7 @@ def _run(
         for tracker in trackers:
             tracker.close()
     if rows is None:
-        done = len(RunReader(folder.path).metrics())
-        console.print(
-            f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
-            f"stepcredit train --resume {folder.path}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+        _tell_stopped(recipe, folder, console)
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, set(recipe.objectives)))
     places = {
@@ -182,6 +175,18 @@ def _run(
     written = "   ".join(f"{what}: {where}" for what, where in places.items())
     console.print(f"{time.perf_counter() - began:.0f} s   {written}", highlight=False, soft_wrap=True, markup=False)
     return Run(folder.path, rows)
+
+
+def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    done = len(RunReader(folder.path).metrics())
+    console.print(
+        # With a budget nobody knows how many iterations it would have been.
+        f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
+        f"stepcredit train --resume {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def evaluate(

@@ -55,6 +55,7 @@ def rule(
 
     silent = advantages.isnan().all(-1)  # no opinion: 0, and no part in a mean
 
+    # Of one strength a sample, so that vmap can do it for each step where the mix depends on the step.
     def good(strength: Tensor) -> Tensor:
         mixed = mix.with_objective_floor(mix.moca(advantages, strength), advantages, floor=objective_floor)
         return torch.where(silent, 0, mix.centre(torch.where(silent, torch.nan, mixed))) if recentred else mixed

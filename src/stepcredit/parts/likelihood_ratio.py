@@ -162,7 +162,7 @@ class LikelihoodRatio(Objective):
             levels = points.sampler.levels.to(apart)
             kl = self.divergence(apart, levels[points.step] - levels[points.step + 1]).sum()
             total = total + self.kl_weight * kl
-        weighted = weighted.detach()
+        weighted = weighted.detach()  # from here on numbers for people, which must not hold the graph
         return Loss(
             total=total,
             sums={"kl": kl.detach()},
@@ -174,6 +174,7 @@ class LikelihoodRatio(Objective):
         self, transitions: Transitions, trained: Bool[Tensor, "P G N"]
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """What multiplies the log-ratio and the loss of every transition (`objective.profile`)."""
+        # How often each step is trained: what a profile preserves is a total over the moves that count.
         counts = trained.sum((0, 1)).to(transitions.levels)
         factor = factors(
             transitions.slope,
@@ -190,6 +191,7 @@ class LikelihoodRatio(Objective):
     ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
         """The loss of each move, all its terms together, and whether all of it is clipped off."""
         ratios = log_ratio[:, None].expand_as(credit)
+        # Of the move itself: a term has a credit of its own, but the move has one density for all terms.
         divergence = drift.square().flatten(1).mean(1)[:, None].expand_as(credit) / 2
         head = partial(self.loss.loss, credit=credit, divergence=divergence)
         rows = head(ratios).sum(-1)
