@@ -28,10 +28,10 @@ WARM = Caption("count", (Thing("red", "circle"),), count=3)
 def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Raw scores [P, G, K] of the base generator's own samples, composition last."""
     flags = ["--rollout.prompts", str(prompts), "--rollout.group_size", str(group_size)]
-    parts, judges = build_parts(load_recipe("recipes/scenes/otca.yaml", flags))
+    parts, evaluator = build_parts(load_recipe("recipes/scenes/otca.yaml", flags))
     captions = parts.prompts.draw(prompts, Key(11, iteration=0))
     rollout = parts.roll_out(captions, Key(parts.seed, iteration=0))
-    table = score(parts.policy, judges.rewards, rollout, captions, micro_batch=parts.roll_out.micro_batch)
+    table = score(parts.policy, evaluator.rewards, rollout, captions, micro_batch=parts.roll_out.micro_batch)
     # Diversity says how unlike its siblings a picture is, not how good: it takes no part in the comparison.
     columns = [index for index, name in enumerate(table.names) if name != "diversity"]
     return tuple(table.names[index] for index in columns), table.scores[..., columns].double().numpy()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from stepcredit.build import build_judges, build_parts, build_policy, build_rewards, build_trackers
+from stepcredit.build import build_evaluator, build_parts, build_policy, build_rewards, build_trackers
 from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
@@ -35,7 +35,7 @@ from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt
-from stepcredit.training.loop import Judges, Loop, look
+from stepcredit.training.loop import Evaluator, Loop, look
 from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
@@ -47,7 +47,10 @@ RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
 
 @dataclass(frozen=True)
 class Run:
-    """A run that ended: finished, or stopped by `interrupted`."""
+    """A run that ended: finished, or stopped by `interrupted`.
+
+    Example: `Run(Path("runs/otca-0"), rows, interrupted=None)`, one row a reward.
+    """
 
     folder: Path
     rows: list[Difference]
@@ -68,14 +71,15 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
         recipe = load_recipe(recipe, settings)
     elif settings:
         raise RecipeError(f"got a finished Recipe and settings {sorted(settings)}; put them into the recipe")
+    # The folder comes first: that its name is taken should be said before models are loaded.
     folder = RunFolder.create(recipe.folder)
     try:
         with memory.explained(recipe, device_of(recipe.policy)):
-            parts, judges = build_parts(recipe)
-        stood_on = {"format": FORMAT, **describe(), "rewards": judges.rewards.fingerprints()}
+            parts, evaluator = build_parts(recipe)
+        stood_on = {"format": FORMAT, **describe(), "rewards": evaluator.rewards.fingerprints()}
         folder.write_json("environment.json", stood_on)
         folder.write_text("run.yaml", to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
-        return _run(recipe, parts, judges, folder, console or Console(), Counters(0), None)
+        return _run(recipe, parts, evaluator, folder, console or Console(), Counters(0), None)
     finally:
         folder.release()
 
@@ -102,7 +106,8 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
                 f"These may change: {', '.join(key.rstrip('.') for key in RESUMABLE)}"
             )
         with memory.explained(recipe, device_of(recipe.policy)):
-            parts, judges = build_parts(recipe)
+            parts, evaluator = build_parts(recipe)
+        # Without any checkpoint it was stopped before its first one, and begins anew.
         start = Counters(0)
         if checkpoint.listed(folder.checkpoints):
             path, passed = checkpoint.newest(folder.checkpoints)
@@ -114,11 +119,12 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
                 f"{folder.path} has {start.iteration} iterations, training.iterations asks for "
                 f"{recipe.training.iterations}; give a higher number"
             )
+        # Iterations after the checkpoint will be computed again: what was written of them would be there twice.
         folder.rewind(start.iteration)
         folder.write_text("run.yaml", to_yaml(recipe))
         base = reader.look(0) if 0 in reader.looks() else None
         console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)
-        return _run(recipe, parts, judges, folder, console, start, base)
+        return _run(recipe, parts, evaluator, folder, console, start, base)
     finally:
         folder.release()
 
@@ -126,7 +132,7 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
 def _run(
     recipe: Recipe,
     parts: Parts,
-    judges: Judges,
+    evaluator: Evaluator,
     folder: RunFolder,
     console: Console,
     start: Counters,
@@ -146,20 +152,14 @@ def _run(
     live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
     trackers = [folder, show, *services, *live]
     try:
+        # Entered after everything is built: until then Ctrl-C may end the process at once.
         with Interrupt(show.tell) as interrupt, memory.explained(recipe, parts.policy.device):
-            rows = Loop(recipe, parts, judges, folder, trackers, show.advance, interrupt).run(start, base)
+            rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt).run(start, base)
     finally:
         for tracker in trackers:
             tracker.close()
     if rows is None:
-        done = len(RunReader(folder.path).metrics())
-        console.print(
-            f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
-            f"stepcredit train --resume {folder.path}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+        _tell_stopped(recipe, folder, console)
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, set(recipe.objectives)))
     places = {
@@ -167,9 +167,21 @@ def _run(
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
     }
     places |= {"report": folder.path / "report.html"} if live else {}
-    told = "   ".join(f"{what}: {where}" for what, where in places.items())
-    console.print(f"{time.perf_counter() - began:.0f} s   {told}", highlight=False, soft_wrap=True, markup=False)
+    written = "   ".join(f"{what}: {where}" for what, where in places.items())
+    console.print(f"{time.perf_counter() - began:.0f} s   {written}", highlight=False, soft_wrap=True, markup=False)
     return Run(folder.path, rows)
+
+
+def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    done = len(RunReader(folder.path).metrics())
+    console.print(
+        # With a budget nobody knows how many iterations it would have been.
+        f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
+        f"stepcredit train --resume {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def evaluate(
@@ -188,14 +200,16 @@ def evaluate(
     chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
     device = device_of(recipe.policy)
     with memory.explained(recipe, device):
-        judges, policy = build_judges(recipe, build_rewards(recipe.rewards, device)), build_policy(recipe)
-        base = look(policy, recipe, judges, iteration=0, weights="base")
+        evaluator = build_evaluator(recipe, build_rewards(recipe.rewards, device))
+        policy = build_policy(recipe)
+        # Before the weights are restored, for they go into the same network.
+        base = look(policy, recipe, evaluator, iteration=0, weights="base")
         weights = checkpoint.restore_weights(chosen, policy, raw=raw)
-        tuned = look(policy, recipe, judges, iteration=int(chosen.name), weights=weights)
-    found = summarise(base, tuned, reader.trained)
+        tuned = look(policy, recipe, evaluator, iteration=int(chosen.name), weights=weights)
+    summary = summarise(base, tuned, reader.trained)
     name = f"evaluations/{chosen.name}-{weights}-{len(base.prompts)}.json"
-    write_json(reader.path / name, found)
-    return reader.path / name, found
+    write_json(reader.path / name, summary)
+    return reader.path / name, summary
 
 
 def sample(
@@ -231,12 +245,13 @@ def sample(
         checkpoint.restore_weights(checkpoint.newest(reader.path / "checkpoints")[0], policy, raw=raw)
         tuned = draw(policy)
     else:
-        policy.surface.keep_reference()
+        policy.surface.keep_reference()  # before any weights come in: full training has its base nowhere else
         strengths = {
             reader.path: reward_guidance,
-            **{Path(other): strength for other, strength in (also or {}).items()},
+            **{Path(folder): strength for folder, strength in (also or {}).items()},
         }
-        tunes = [(_weights(other, policy, recipe, raw=raw), strength) for other, strength in strengths.items()]
+        tunes = [(_weights(folder, policy, recipe, raw=raw), strength) for folder, strength in strengths.items()]
+        # Type checkers do not see what Guided hands on to its policy.
         tuned = draw(cast(Policy, Guided(policy, tunes)))
     path = out or reader.path / f"samples{suffix(policy.fps)}"
     captions = [prompt for prompt in prompts for _ in range(count)]
@@ -246,9 +261,10 @@ def sample(
 
 def _weights(run: Path, policy: Generator, recipe: Recipe, *, raw: bool) -> list[Tensor]:
     """The trained values of a run's newest checkpoint; the run must have the same base and the same surface."""
-    other = load_recipe(RunReader(run).path / "run.yaml")
-    if other.policy != recipe.policy:
-        keys = [key for key in changed_keys(recipe, other) if key.startswith("policy.")]
+    composed = load_recipe(RunReader(run).path / "run.yaml")
+    if composed.policy != recipe.policy:
+        keys = [key for key in changed_keys(recipe, composed) if key.startswith("policy.")]
         raise RunError(f"{run} cannot be composed: it differs in {', '.join(keys)}; wanted the same base and surface")
     checkpoint.restore_weights(checkpoint.newest(run / "checkpoints")[0], policy, raw=raw)
+    # Cloned: the next run's weights go into the same parameters.
     return [parameter.detach().clone() for parameter in policy.parameters()]

@@ -40,7 +40,7 @@ from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
 from stepcredit.tracking.wandb import WandBTracker
 from stepcredit.training.anchors import Anchors, Average
-from stepcredit.training.loop import Judges
+from stepcredit.training.loop import Evaluator
 from stepcredit.training.step import Parts
 from stepcredit.training.update import Recompute
 
@@ -56,15 +56,16 @@ def build_policy(recipe: Recipe) -> Generator:
     return open_generator(recipe.policy, seed=recipe.seed)
 
 
-def build_parts(recipe: Recipe) -> tuple[Parts, Judges]:
+def build_parts(recipe: Recipe) -> tuple[Parts, Evaluator]:
     """Everything that training needs. Prompts and rewards come first: their mistakes cost no model loading."""
+    # Another number of threads adds up sums in another order: equal runs need equal threads.
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     prompts = build_prompts(recipe.prompts)
     rewards = build_rewards(recipe.rewards, device_of(recipe.policy))
-    judges = build_judges(recipe, rewards)
+    evaluator = build_evaluator(recipe, rewards)
     policy = build_policy(recipe)
-    return wire(recipe, policy, prompts, rewards), judges
+    return wire(recipe, policy, prompts, rewards), evaluator
 
 
 def wire(
@@ -77,6 +78,7 @@ def wire(
 ) -> Parts:
     """The parts of a run around a policy; `optimiser` is by default the recipe's."""
     method = recipe.method
+    # Now, while the weights are those from before training: a resumed run's are restored into the finished parts.
     if method.objective.asks_reference:
         policy.keep_reference()
     optimiser = optimiser or build_optimiser(recipe, policy)
@@ -117,6 +119,7 @@ def build_roll_out(recipe: Recipe, policy: Policy, observers: Sequence[Observer]
         levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),
         group_size=recipe.rollout.group_size,
         micro_batch=recipe.rollout.micro_batch,
+        # People look at the similarity of every run, and a rule may ask for the same observer.
         observers=list({observer.name: observer for observer in watching}.values()),  # each watches once
         share_states=recipe.rollout.share_states,
     )
@@ -145,10 +148,10 @@ def build_prompts(settings: PromptChoice) -> PromptSource:
             return Scenes(moving.split(settings.split))
 
 
-def build_judges(recipe: Recipe, rewards: RewardSuite) -> Judges:
+def build_evaluator(recipe: Recipe, rewards: RewardSuite) -> Evaluator:
     """Who evaluates: the trained rewards, which are there already, and the held-out ones."""
     held_out = build_rewards(recipe.held_out, device_of(recipe.policy))
-    return Judges(build_prompts(recipe.evaluation.prompts), rewards.joined(held_out), worlds.answers_of)
+    return Evaluator(build_prompts(recipe.evaluation.prompts), rewards.joined(held_out), worlds.answers_of)
 
 
 def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> list[Guarded]:

@@ -28,6 +28,7 @@ Progress = Callable[[int], None]
 """Hears how many (sample, step) pairs were computed, for progress bars; a negative number takes some back."""
 
 
+# Checked at run time as well: tests wrap every function with beartype, which asks a protocol with isinstance.
 @runtime_checkable
 class Policy(Protocol):
     """A generator: velocities for a sampler, pictures from latents, and the parameters that are trained."""
@@ -106,6 +107,7 @@ class Policy(Protocol):
 class Observer(Protocol):
     """Somebody who watches a rollout. Rows come in micro-batches: `begin`, `see` for each step, `leave`."""
 
+    # The key of what it leaves for `evidence.seen`, and what tells two alike: a rollout has each name once.
     name: str
 
     def begin(self) -> None:
@@ -141,6 +143,7 @@ class Reward(Protocol):
     One that is always 1 for right or 0 for wrong may say so with an attribute `exact = True`.
     """
 
+    # Known before anything is scored: a table has a column for a reward that fails, too.
     outputs: tuple[str, ...]
 
     def score(self, batch: RewardBatch) -> RewardOutput: ...

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fakes import make_recipe
-from stepcredit.build import build_judges
+from stepcredit.build import build_evaluator
 from stepcredit.records.key import Key
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.folder import RunFolder
@@ -13,14 +13,14 @@ from stepcredit.scenes import captions, moving, renderer
 from stepcredit.training import loop
 
 
-def judges_of(prompts, held_out):
+def evaluator_of(prompts, held_out):
     recipe = make_recipe(
         rewards=[{"type": "diversity"}],
         held_out=held_out,
         evaluation={"prompts": prompts, "count": 16},
         policy={"type": "wan", "resolution": 32, "frames": 9, "fps": 8} if prompts["type"] == "moving_scenes" else {},
     )
-    return build_judges(recipe, RewardSuite([]))
+    return build_evaluator(recipe, RewardSuite([]))
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def judges_of(prompts, held_out):
     ],
 )
 def test_the_exact_checker_of_a_world_answers_the_captions_of_its_source(prompts, held_out, world, draw):
-    judges = judges_of({"type": prompts, "split": "held_out"}, [{"type": held_out, "name": "right"}])
-    assert judges.rewards.exact == ("right",)
-    for prompt in judges.prompts.draw(8, Key(0, iteration=0)):
-        answers = judges.questions(draw(world.parse(prompt.text), np.random.default_rng(0)), prompt)
+    evaluator = evaluator_of({"type": prompts, "split": "held_out"}, [{"type": held_out, "name": "right"}])
+    assert evaluator.rewards.exact == ("right",)
+    for prompt in evaluator.prompts.draw(8, Key(0, iteration=0)):
+        answers = evaluator.questions(draw(world.parse(prompt.text), np.random.default_rng(0)), prompt)
         assert answers
         assert all(answers.values())
         assert world.parse(prompt.text).kind == prompt.facts["kind"]

@@ -14,7 +14,7 @@ from stepcredit.credit.temporal import similarity_to_final
 from stepcredit.flow.convert import velocity_to_data
 from stepcredit.methods import names
 from stepcredit.parts.observers import CleanSimilarity, Similarity, similarities
-from stepcredit.records import Evidence, Key, Move
+from stepcredit.records import Evidence, Key, Move, Prompt
 
 WATCHING = {
     "coca": {"clean_similarity"},
@@ -47,7 +47,7 @@ def rolled_out(observers=None, *, micro_batch=8, **method):
     """A rollout of 2 x 4 samples and 4 steps; `observers` instead of those that the recipe asks for."""
     parts = make_parts(method={"type": "dance_grpo", **method}, rollout={"micro_batch": micro_batch})
     roll_out = parts.roll_out if observers is None else replace(parts.roll_out, observers=observers)
-    return roll_out(PROMPTS[:2], Key(seed=0, iteration=0))
+    return roll_out(Prompt.listed(PROMPTS[:2]), Key(seed=0, iteration=0))
 
 
 @pytest.mark.parametrize("name", names())

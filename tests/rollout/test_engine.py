@@ -12,7 +12,7 @@ from stepcredit.credit.temporal import similarity_to_final
 from stepcredit.errors import NumericsError
 from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.parts.planning import Window
-from stepcredit.records import Key, NoiseStream, Plan, Rollout
+from stepcredit.records import Key, NoiseStream, Plan, Prompt, Rollout
 from stepcredit.rollout.engine import RollOut, count_unusable, decode, sample_ode
 from stepcredit.training.step import step
 
@@ -62,7 +62,7 @@ def rolled(
         observers=[Similarity(), CleanSimilarity()],
         share_states=share_states,
     )
-    return roll_out(prompts, Key(seed, iteration), progress, plan=plan)
+    return roll_out(Prompt.listed(prompts), Key(seed, iteration), progress, plan=plan)
 
 
 def tensors(rollout):
@@ -431,6 +431,6 @@ def test_a_sample_has_the_same_noise_whatever_its_place_in_the_batch():
     policy = FakePolicy()
     chosen = method("dance_grpo", noise_level=0.5)
     roll_out = RollOut(policy, chosen.sampler, chosen.plan, policy.levels(STEPS, None), group_size=3, micro_batch=100)
-    apart = roll_out(PROMPTS[2:], Key(0, 0), places=[2, 3])
+    apart = roll_out(Prompt.listed(PROMPTS[2:]), Key(0, 0), places=[2, 3])
     torch.testing.assert_close(apart.latents, whole.latents[2:], rtol=0, atol=1e-6)
     assert apart.ids.tolist() == [[6, 7, 8], [9, 10, 11]]

@@ -28,7 +28,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
 from stepcredit.training import checkpoint
 from stepcredit.training.interrupt import Interrupt
-from stepcredit.training.loop import Judges
+from stepcredit.training.loop import Evaluator
 
 TOTAL = 5
 SECTIONS = {
@@ -83,7 +83,7 @@ def on_fakes(monkeypatch, happens=nothing, rewards=(Brightness, lambda: Contrast
         velocity = parts.policy.velocity
         monkeypatch.setattr(parts.policy, "velocity", lambda *given: (told.note("network"), velocity(*given))[1])
         parts.optimiser.register_step_post_hook(lambda *_: told.note("optimiser"))
-        return parts, Judges(Listed(PROMPTS), parts.rewards.joined(RewardSuite([Constant("constant")])))
+        return parts, Evaluator(Listed(PROMPTS), parts.rewards.joined(RewardSuite([Constant("constant")])))
 
     monkeypatch.setattr(api, "build_parts", build)
     monkeypatch.setattr(api, "build_trackers", lambda *_: [told])

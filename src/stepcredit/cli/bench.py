@@ -34,6 +34,7 @@ def credit(
     out
         Where the files go.
     """
+    # Inside, as in every command: torch takes seconds to import, and `--help` needs none of it.
     from stepcredit.studies.credit import study
     from stepcredit.viewer.benchmarks import show_oracle
 

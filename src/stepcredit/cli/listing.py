@@ -9,6 +9,7 @@ from stepcredit.cli.terminal import console
 
 def methods() -> None:
     """List the methods: name, paper, what each decides itself, how it was checked, what it does."""
+    # Methods are pydantic classes over torch; so this list takes a moment, and `--help` does not wait for it.
     from stepcredit.methods import names
     from stepcredit.recipe.recipe import method_class
 

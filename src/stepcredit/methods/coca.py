@@ -44,7 +44,9 @@ def rule(
     when = when if trained is None else torch.where(trained, when, 0)
     speaks = when.isfinite().all(-1) & ~advantages.isnan().all(-1)
     used = speaks[:, None] if trained is None else speaks[:, None] & trained
+    # NaN stays out of the statistics, which a 0 would not: it would pull the mean and shrink the spread.
     shaped = torch.where(used, assign.per_step(when, mixed), torch.nan)
+    # As one column, which is what standardise takes for one objective of many samples.
     again = advantage.standardise(shaped.reshape(-1, 1), eps=1e-6).reshape(shaped.shape).nan_to_num(0.0)
     again = again.clamp(-advantage_clip, advantage_clip)
     return Credit(

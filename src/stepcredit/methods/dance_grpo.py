@@ -34,12 +34,12 @@ def rule(
     clipped for itself, which differs from `advantages` only where something is clipped.
     """
     if mix_of == "rewards":
-        rewards, weights = (
-            mix.weighted_scores(rewards, weights.expand_as(rewards))[:, None],
-            torch.ones_like(weights[:1]),
-        )
+        # From here on the sum is the one objective; its weight is 1, because the recipe's weights are in it already.
+        rewards = mix.weighted_scores(rewards, weights.expand_as(rewards))[:, None]
+        weights = torch.ones_like(weights[:1])
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
     mixed = mix.weighted_sum(advantages, weights)
+    # Losses are summed after each is clipped for itself, so their sum has no bound of its own.
     mixed = mixed if mix_of == "losses" else mixed.clamp(-advantage_clip, advantage_clip)
     credit = same_for_every_step(mixed, advantages, weights, trained=trained)
     if mix_of != "losses":

@@ -28,6 +28,7 @@ def rule(
     scores = mix.weighted_scores(rewards, weights.expand_as(rewards))
     known = scores.isfinite()
     level = torch.where(known, scores, torch.nan).nanmean() if baseline == "group" else scores.new_zeros(())
+    # Not divided by a spread: DPOK is the plain policy gradient of the reward in its own unit.
     advantages = (scores - level).clamp(-advantage_clip, advantage_clip)[:, None]
     mixed = mix.mean(torch.where(known[:, None], advantages, torch.nan))
     return same_for_every_step(mixed, advantages, torch.ones_like(advantages), trained=trained)

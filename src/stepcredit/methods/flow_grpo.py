@@ -39,6 +39,7 @@ def broadcast(
     """
     scores = mix.weighted_scores(evidence.rewards.double(), evidence.weights.double().expand_as(evidence.rewards))
     valid = scores.isfinite()
+    # The batch is seen out here alone: `rule` has one group at a time.
     if scale == "batch":
         spread = scores[valid].std(correction=0).expand(len(scores)) if valid.any() else scores.new_ones(len(scores))
     else:

@@ -35,6 +35,7 @@ class MGDARule(Rule):
         clip = self.advantage_clip
         advantages = torch.vmap(advantage.standardise)(evidence.rewards.double()).clamp(-clip, clip)
         if self.over == "batch":
+            # Float64 throughout: the solver's ridge would be rounded away in float32.
             weights = mix.min_norm(advantages.flatten(0, 1)).expand(len(advantages), -1)
         else:
             weights = torch.vmap(mix.min_norm)(advantages)

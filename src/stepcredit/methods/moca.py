@@ -29,8 +29,10 @@ def rule(
     """credit = A_eff at every trained step, for one group; arguments as in `otca.rule`."""
     advantages = advantage.standardise(rewards).clamp(-advantage_clip, advantage_clip)
     share = temporal.similarity_share(similarity.to(rewards), trained=trained)
+    # Shares serve the strength alone: what this ablation leaves out is that they weigh the steps.
     strength = mix.exploration(advantages, share, similarity.to(rewards), centred=centred)
-    when, mixed = temporal.uniform(share, trained=trained), mix.moca(advantages, strength)
+    when = temporal.uniform(share, trained=trained)
+    mixed = mix.moca(advantages, strength)
     return Credit(
         per_step=assign.per_step(when, mixed),
         weights=when,

@@ -55,6 +55,7 @@ def rule(
 
     silent = advantages.isnan().all(-1)  # no opinion: 0, and no part in a mean
 
+    # Of one strength a sample, so that vmap can do it for each step where the mix depends on the step.
     def good(strength: Tensor) -> Tensor:
         mixed = mix.with_objective_floor(mix.moca(advantages, strength), advantages, floor=objective_floor)
         return torch.where(silent, 0, mix.centre(torch.where(silent, torch.nan, mixed))) if recentred else mixed
@@ -63,7 +64,8 @@ def rule(
     per_step = assign.per_step(when, mixed)
     if step_mix:  # people look at one number per sample: the mean over its steps, weighted as they are
         total = when.sum(-1).clamp(min=1e-12)
-        strength, mixed = (strength * when).sum(-1) / total, (mixed * when).sum(-1) / total
+        strength = (strength * when).sum(-1) / total
+        mixed = (mixed * when).sum(-1) / total
     return Credit(
         per_step=per_step,
         weights=when,

@@ -57,5 +57,6 @@ class PCPO(Method):
         objective = given.get("objective", {})
         kind = sampler.get("type") if isinstance(sampler, Mapping) else getattr(sampler, "type", None)
         if kind == "ddim" and isinstance(objective, Mapping):
+            # What is given comes last: the recipe has the last word on a profile.
             return {**given, "objective": {"profile": "uniform", **objective}}
         return given

@@ -21,12 +21,14 @@ def check_evidence(evidence: Evidence, *, mixes: bool = False) -> None:
         raise CreditError(str(error)) from None
     if not evidence.trained.any():
         raise CreditError("no transition is trained; widen the window or raise the number of steps")
+    # A rule with a mix of its own never looks at the weights.
     if not mixes and not (
         (evidence.weights >= 0).all() and evidence.weights.isfinite().all() and evidence.weights.any()
     ):
         raise CreditError(
             f"weights of the objectives are {evidence.weights.tolist()}, wanted finite numbers of at least 0, not all 0"
         )
+    # One broken sample gets no credit; if none is whole, the fault lies in the rollout and not with a sample.
     for name, tensor in evidence.seen.items():
         if not tensor.reshape(*tensor.shape[:2], -1).isfinite().all(-1).any():
             raise CreditError(f"the {name} of every sample is NaN or infinite: no latent of the rollout is usable")
@@ -68,5 +70,6 @@ def check_credit(credit: Credit, evidence: Evidence, *, where: str) -> None:
                 f"{where}: {bad} of {tensor.numel()} numbers of credit.{name} are NaN or infinite; a sample "
                 "or an objective without an opinion must get 0 (`credit.assign.per_step` does that)"
             )
+    # The update never asks about such a move, so this credit would be lost without a word.
     if ((credit.per_step != 0) | (terms != 0).any(-1)).logical_and(~evidence.trained).any():
         raise CreditError(f"{where}: credit for transitions that are not trained; multiply the weights by `trained`")

@@ -109,21 +109,23 @@ class LikelihoodRatio(Objective):
         sample, step = trained.nonzero().unbind(1)
         terms = credit.per_step[..., None] if credit.terms is None else credit.terms
         terms = terms.to(rollout.latents).flatten(0, 1)
-        asked = rollout.alive.flatten()[sample]
+        has_gradient = rollout.alive.flatten()[sample]
         if not self.asks_reference:
-            asked = asked & (terms != 0).any(-1).cpu()[sample, step]
+            has_gradient = has_gradient & (terms != 0).any(-1).cpu()[sample, step]
         on_ratio, on_loss = self.step_factors(rollout.sampler.transitions, rollout.plan.trained)
-        at = (sample.to(terms.device), step.to(terms.device))
+        # Rows are counted on the CPU, where plan and liveness are; what goes into the loss lies with the latents.
+        credit_row = sample.to(terms.device)
+        credit_step = step.to(terms.device)
         states = rollout.plan.node.flatten(0, 1)[sample, step]
         return Queries(
             sample=sample,
             step=step,
             state=states * rollout.plan.steps + step,  # a state's number is unique within its column only
-            asked=asked,
+            asked=has_gradient,
             extras={
-                "credit": terms[at],
-                "ratio_factor": on_ratio.to(terms)[at[1]],
-                "loss_factor": on_loss.to(terms)[at[1]],
+                "credit": terms[credit_row, credit_step],
+                "ratio_factor": on_ratio.to(terms)[credit_step],
+                "loss_factor": on_loss.to(terms)[credit_step],
             },
         )
 
@@ -136,6 +138,7 @@ class LikelihoodRatio(Objective):
         x = latents[row, step]
         sampled = at_least_float32(rollout.velocities.flatten(0, 1)[row, step])
         law = sampler.law(x, sampled, step)
+        # Read back from the latents, so that no noise need be kept; whatever rounding did to a latent is in it, too.
         noise = (latents[row, step + 1] - law.mean) / law.std
         return Points(
             x=x,
@@ -154,11 +157,12 @@ class LikelihoodRatio(Objective):
         total = (extras["loss_factor"] * rows).sum()
         kl = torch.zeros_like(total)
         if answers.reference is not None:
+            # Both moves start from one state and have one spread, so their KL depends on their means alone.
             apart = drift - points.sampler.drift(answers.reference - extras["sampled"], points.step)
             levels = points.sampler.levels.to(apart)
             kl = self.divergence(apart, levels[points.step] - levels[points.step + 1]).sum()
             total = total + self.kl_weight * kl
-        weighted = weighted.detach()
+        weighted = weighted.detach()  # from here on numbers for people, which must not hold the graph
         return Loss(
             total=total,
             sums={"kl": kl.detach()},
@@ -170,6 +174,7 @@ class LikelihoodRatio(Objective):
         self, transitions: Transitions, trained: Bool[Tensor, "P G N"]
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """What multiplies the log-ratio and the loss of every transition (`objective.profile`)."""
+        # How often each step is trained: what a profile preserves is a total over the moves that count.
         counts = trained.sum((0, 1)).to(transitions.levels)
         factor = factors(
             transitions.slope,
@@ -186,6 +191,7 @@ class LikelihoodRatio(Objective):
     ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
         """The loss of each move, all its terms together, and whether all of it is clipped off."""
         ratios = log_ratio[:, None].expand_as(credit)
+        # Of the move itself: a term has a credit of its own, but the move has one density for all terms.
         divergence = drift.square().flatten(1).mean(1)[:, None].expand_as(credit) / 2
         head = partial(self.loss.loss, credit=credit, divergence=divergence)
         rows = head(ratios).sum(-1)

@@ -28,6 +28,7 @@ class Similarity:
         self._latents = []
 
     def see(self, move: Move) -> None:
+        # N moves have L = N + 1 states: the first move brings its start along.
         if not self._latents:
             self._latents.append(move.x)
         self._latents.append(move.y)

@@ -40,6 +40,7 @@ class Window(Strict):
     def within(self, steps: int, length: int, prompts: int, random: np.random.Generator) -> Bool[Tensor, "P 1 N"]:
         """Which of `length` transitions lie in each prompt's window, of which the first `steps` are trained."""
         choices = self.room(steps) - self.size + 1 - self.first
+        # `integers` excludes its bound: the last window ends with the last step that it may hold.
         firsts = self.first + random.integers(choices, size=prompts if self.per == "prompt" else 1)
         step = torch.arange(length)
         begin = torch.from_numpy(firsts)[:, None, None]
@@ -94,6 +95,7 @@ class Planning(Strict):
         stochastic = trained.clone() if sampling.adds_noise else torch.zeros_like(trained)
         if sampling.decodes_last:
             stochastic[..., -1] = True
+        # After the noise is decided: steps that a fraction leaves out are as noisy as their neighbours.
         if self.timestep_fraction < 1:
             trained = trained & _some_of(trained, self.timestep_fraction, random)
         author = own_paths(prompts, group_size, steps, shared_start=self.shared_noise)
@@ -111,6 +113,7 @@ def _trained_steps(sampling: Sampling, steps: int) -> int:
 def _some_of(trained: Bool[Tensor, "P G N"], fraction: float, random: np.random.Generator) -> Bool[Tensor, "P G N"]:
     """A random subset of each sample's trained steps, as many as the fraction allows, at least one."""
     order = torch.from_numpy(random.permuted(np.broadcast_to(np.arange(trained.shape[-1]), trained.shape), axis=-1))
+    # Sorting twice gives ranks; untrained steps are last, so that the first `count` ranks are trained ones.
     rank = torch.where(trained, order, trained.shape[-1]).argsort(-1).argsort(-1)
     exact = trained.sum(-1, keepdim=True).double() * fraction + 1e-9  # 0.53 of 100 steps are 53, not 52.99...
     count = exact.floor().clamp(min=1)

@@ -38,7 +38,9 @@ class Rule(Strict):
         """`assign`, with evidence and credit checked; an error names the file of the rule."""
         check_evidence(evidence, mixes=self.mixes_objectives)
         credit = self.assign(evidence)
+        # The file and not the class: most wrong credit comes from a method of one's own, which is a file.
         check_credit(credit, evidence, where=inspect.getfile(type(self)))
+        # A rule that sums raw scores first has one advantage for all objectives.
         if credit.advantages.shape[-1] != evidence.rewards.shape[-1]:
             credit = _objective_by_objective(credit, evidence)
         return credit

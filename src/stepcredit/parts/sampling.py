@@ -43,6 +43,7 @@ class Sampling(Strict):
 
     def at(self, levels: Float[Tensor, " L"], *, prediction: Prediction = "velocity") -> Sampler:
         """The sampler on these noise levels."""
+        # The ODE has no noise level, and must not have the key: a recipe that sets it is wrong.
         return Sampler(self.kernel, getattr(self, "noise_level", 0.0), levels, prediction)
 
 
@@ -56,6 +57,7 @@ class NoisyEnd(Sampling):
 
     @property
     def last_has_noise(self) -> bool:
+        # A last latent that is decoded was drawn like all others, trained or not.
         return self.train_last or self.decodes_last
 
     @property

@@ -72,6 +72,7 @@ def over_prompts(rule: Callable[..., Credit]) -> Callable[..., Credit]:
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         shared = {name: value for name, value in named.items() if name not in tensors}
 
+        # vmap takes and returns plain containers of tensors; a record would be an opaque leaf to it.
         def one(group: tuple[Tensor, ...], own: dict[str, Tensor]) -> dict[str, Tensor]:
             return rule(*group, **own, **shared).tensors()
 

@@ -62,6 +62,7 @@ class Key:
 
     def dealing(self) -> torch.Generator:
         """For the order in which a rollout's moves are dealt to optimiser steps."""
+        # A sum is enough here: two seeds meet only if an iteration number reaches a million.
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.iteration)
 
     def words(self) -> random.Random:

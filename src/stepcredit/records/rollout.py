@@ -63,6 +63,7 @@ class Plan:
         for step in range(self.steps):
             noisy = self.stochastic[..., step]
             alike = _equal(noisy) & (~noisy[:, :, None] | _equal(self.author[..., step + 1]))
+            # Once parted, parted for good: the same author again adds the same noise to different latents.
             together = together & alike
             columns.append(_first_of(together))
         first_rows = torch.arange(prompts)[:, None, None] * members
@@ -74,6 +75,7 @@ def own_paths(prompts: int, members: int, steps: int, *, shared_start: bool) -> 
     author = torch.arange(members)[:, None].repeat(1, steps + 1)
     if shared_start:
         author[:, 0] = GROUP
+    # Cloned, because expanded rows are one piece of memory: writing a fork into one prompt would write it into all.
     return author.expand(prompts, -1, -1).clone()
 
 

@@ -33,6 +33,7 @@ class Queries:
         return len(self.sample)
 
     def __getitem__(self, rows: Tensor) -> "Queries":
+        # Extras may lie on the device while rows are counted on the CPU.
         extras = {name: tensor[rows.to(tensor.device)] for name, tensor in self.extras.items()}
         return Queries(self.sample[rows], self.step[rows], self.state[rows], self.asked[rows], extras)
 

@@ -74,6 +74,7 @@ class RollOut:
         """
         plan = plan or self.plan(len(prompts), key)
         numbers = torch.arange(len(prompts)) if places is None else torch.tensor(list(places))
+        # Each prompt once, not once a sample: text encoders are large, and a group has one text.
         condition = self.policy.encode([prompt.text for prompt in prompts])
         walk = _Walk(self.policy, self.sampler, self.sampling.decodes_last, self.observers, self.share_states, progress)
         first = self._start(plan, numbers, key)
@@ -83,6 +84,10 @@ class RollOut:
             for rows in torch.arange(len(first)).split(self.micro_batch)
         ]
         shape = (len(prompts), self.group_size)
+        seen: dict[str, Tensor] = {}
+        for name in parts[0].seen:
+            rows = torch.cat([part.seen[name] for part in parts])
+            seen[name] = rows.cpu().unflatten(0, shape)
         return Rollout(
             plan=plan,
             sampler=walk.sampler,
@@ -92,9 +97,7 @@ class RollOut:
             final=torch.cat([part.final for part in parts]).unflatten(0, shape),
             places=numbers,
             forwards=sum(part.forwards for part in parts),
-            seen={
-                name: torch.cat([part.seen[name] for part in parts]).cpu().unflatten(0, shape) for name in parts[0].seen
-            },
+            seen=seen,
         )
 
     def _start(self, plan: Plan, places: Int[Tensor, " P"], key: Key) -> Float[Tensor, "B *latent"]:
@@ -102,6 +105,7 @@ class RollOut:
         shape = self.policy.latent_shape()
         rows: list[Tensor] = []
         for place, authors in zip(places.tolist(), plan.author[..., 0].tolist(), strict=True):
+            # A stream is drawn from its beginning, so members with one author get the very same numbers.
             noise = {author: _first_noise(key, place, author).draw(shape) for author in dict.fromkeys(authors)}
             rows += [noise[author] for author in authors]
         start = torch.stack(rows)
@@ -163,6 +167,7 @@ class _Walk:
     @torch.no_grad()
     def __call__(self, start: Tensor, condition: Condition, tasks: _Tasks, key: Key) -> _Path:
         x = start.to(self.policy.device)
+        # Latents and velocities of the whole path stay on the device: the update begins from them.
         states = [x]
         velocities: list[Tensor] = []
         forwards = 0
@@ -181,6 +186,7 @@ class _Walk:
             forwards += computed
             x = y
             self.progress(len(x))
+        # The clean prediction and not x, unless the sampler wants it: where the last move adds noise, x would show it.
         final = x if self.decodes_last else velocity_to_data(states[-2], velocities[-1], levels[-2])
         return _Path(
             latents=torch.stack(states, dim=1),
@@ -224,6 +230,7 @@ class _Noise:
         rows = []
         authors = zip(self._tasks.place.tolist(), self._tasks.author[:, step + 1].tolist(), strict=True)
         for who, noisy in zip(authors, stochastic.tolist(), strict=True):
+            # Streams are read in order: a move without noise must not use up a latent of it.
             if noisy and who not in at_this_step:
                 at_this_step[who] = self._stream(who).draw(shape)
             rows.append(at_this_step[who] if noisy else nothing)
@@ -249,6 +256,7 @@ def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tens
 @torch.no_grad()
 def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
     """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""
+    # Bytes at once: floats of a batch of videos would need four times the memory.
     parts = [_bytes(policy.decode(part)) for part in latents.split(micro_batch)]
     return torch.cat(parts).movedim(-3, -1).numpy()
 

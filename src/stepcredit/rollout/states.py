@@ -20,6 +20,7 @@ class Distinct:
 
 def distinct(states: Int[Tensor, " B"]) -> Distinct | None:
     """The distinct numbers among the rows' states, in the order of their first rows; None if all differ."""
+    # unique sorts by number, and torch has no variant that keeps the order in which numbers come.
     numbers, inverse = states.unique(return_inverse=True)
     if len(numbers) == len(states):
         return None

@@ -38,6 +38,7 @@ MOVED = {
 
 def new_name(key: str, moved: Mapping[str, str] = MOVED) -> str | None:
     """What an old dotted key is called now, or None if it was never another: `method.window.size` has moved too."""
+    # With the dot: `method.place` would also begin a longer word, such as `method.placement`.
     for old, new in moved.items():
         if key == old or key.startswith(f"{old}."):
             return new + key.removeprefix(old)

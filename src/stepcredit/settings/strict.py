@@ -24,6 +24,7 @@ def laid_over(default: Any, given: Any) -> Any:
     if not isinstance(default, Strict) or not isinstance(given, Mapping):
         return given
     own_type = getattr(default, "type", None)
+    # Not even values of the same name: a clip of 1e-4 is one thing for a ratio and another for a KL.
     if given.get("type", own_type) != own_type:
         return dict(given)
     settings: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}

@@ -51,11 +51,13 @@ class Average:
             self._swap()
 
     def _swap(self) -> None:
+        # What they point to changes hands: no copy, and optimisers know parameters as objects, which stay.
         for parameter, average in zip(self._parameters, self._model.module.parameters(), strict=True):
             parameter.data, average.data = average.data, parameter.data
 
     @torch.no_grad()
     def _move(self, averages: Sequence[Tensor], parameters: Sequence[Tensor], followed: Tensor | int) -> None:
+        # 1/2, 1/3, 1/4, ... is the plain mean; the decay takes over once it moves more.
         weight = max(1 - self._decay, 1 / (int(followed) + 1))
         torch._foreach_lerp_(list(averages), list(parameters), weight)
 

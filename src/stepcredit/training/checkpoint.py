@@ -32,7 +32,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Counters:
-    """What a run has to know besides tensors. `silent`: iterations in a row in which a reward scored nothing."""
+    """What a run has to know besides tensors. `silent`: iterations in a row in which a reward scored nothing.
+
+    Example: `Counters(iteration=100, optimiser_steps=200, silent={"hps": 0}, held_out={"hps": 0.27})`.
+    """
 
     iteration: int
     optimiser_steps: int = 0
@@ -55,34 +58,50 @@ def save(
     target = folder / f"{iteration:06d}"
     writing = folder / f".{iteration:06d}.writing"
     try:
-        shutil.rmtree(writing, ignore_errors=True)
+        shutil.rmtree(writing, ignore_errors=True)  # left by a process that was killed here
         writing.mkdir(parents=True)
-        policy.save(writing / "adapter")
-        tensors = {f"trained.{i}": p.detach().cpu().contiguous() for i, p in enumerate(policy.parameters())}
-        if average is not None:
-            tensors |= {f"average.{i}": tensor.cpu().contiguous() for i, tensor in enumerate(average.tensors)}
-            with average.in_place():
-                policy.save(writing / "average")
-        steps = 0
-        for index, parameter in enumerate(policy.parameters()):
-            moments = optimiser.state.get(parameter, {})
-            steps = max(steps, int(moments.get("step", 0)))
-            tensors |= {f"{name}.{index}": moments[name].cpu().contiguous() for name in _MOMENTS if name in moments}
-        save_file(tensors, writing / "state.safetensors")
-        counters = Counters(iteration, steps, average.steps if average else 0, silent or {}, held_out or {})
-        state = {**asdict(counters), "files": _digests(writing)}
-        state["sha256"] = _seal(state)
-        (writing / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        optimiser_steps = _write_weights(writing, policy, optimiser, average)
+        average_steps = average.steps if average else 0
+        _write_state(writing, Counters(iteration, optimiser_steps, average_steps, silent or {}, held_out or {}))
         _flush(writing)
+        # A folder cannot be renamed onto one that holds something: a checkpoint of this number, damaged or whole, goes.
         shutil.rmtree(target, ignore_errors=True)
         os.replace(writing, target)
     except (OSError, SafetensorError) as error:
+        # Often the disk is full: what was half written is the first thing to give back.
         shutil.rmtree(writing, ignore_errors=True)
         raise RunError(
             f"checkpoint {target} could not be written ({error}); earlier checkpoints are whole. "
             f"Make room, then go on with: stepcredit train --resume {folder.parent}"
         ) from error
     return target
+
+
+def _write_weights(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None) -> int:
+    """For diffusers and for `restore`; returns how many steps the optimiser has taken."""
+    parameters = policy.parameters()
+    policy.save(folder / "adapter")
+    # Numbered: a policy promises the order of its parameters, and knows no names for them.
+    tensors = {f"trained.{i}": parameter.detach().cpu().contiguous() for i, parameter in enumerate(parameters)}
+    if average is not None:
+        tensors |= {f"average.{i}": tensor.cpu().contiguous() for i, tensor in enumerate(average.tensors)}
+        with average.in_place():
+            policy.save(folder / "average")
+    optimiser_steps = 0
+    for index, parameter in enumerate(parameters):
+        # The optimiser keeps nothing for a parameter that has never had a gradient.
+        moments = optimiser.state.get(parameter, {})
+        optimiser_steps = max(optimiser_steps, int(moments.get("step", 0)))
+        tensors |= {f"{name}.{index}": moments[name].cpu().contiguous() for name in _MOMENTS if name in moments}
+    save_file(tensors, folder / "state.safetensors")
+    return optimiser_steps
+
+
+def _write_state(folder: Path, counters: Counters) -> None:
+    """Last of all files, because it has the digests of the others."""
+    state = {**asdict(counters), "files": _digests(folder)}
+    state["sha256"] = _seal(state)
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n")
 
 
 def listed(folder: Path) -> list[Path]:
@@ -94,14 +113,15 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is exactly what was written."""
     try:
         state = json.loads((checkpoint / "state.json").read_text())
-        seal, files = state.pop("sha256"), dict(state["files"])
+        seal = state.pop("sha256")
+        digests = dict(state["files"])
     except FileNotFoundError:
         return "state.json is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"state.json cannot be read ({error})"
     if seal != _seal(state):
         return "state.json is not what was written"
-    for name, digest in files.items():
+    for name, digest in digests.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
@@ -114,10 +134,10 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
     """The latest whole checkpoint, and a sentence for each newer one that had to be passed over."""
     passed = []
     for path in reversed(listed(folder)):
-        wrong = damage(path)
-        if wrong is None:
+        reason = damage(path)
+        if reason is None:
             return path, passed
-        passed.append(f"checkpoint {path} is damaged: {wrong}")
+        passed.append(f"checkpoint {path} is damaged: {reason}")
     reasons = "; ".join(passed) or "the run stopped before its first one"
     raise RunError(f"{folder} holds no whole checkpoint: {reasons}")
 
@@ -128,20 +148,23 @@ def numbered(folder: Path, iteration: int) -> Path:
     if not path.is_dir():
         known = ", ".join(str(int(item.name)) for item in listed(folder)) or "none"
         raise RunError(f"there is no checkpoint {iteration} in {folder}; there are: {known}")
-    wrong = damage(path)
-    if wrong is not None:
-        raise RunError(f"checkpoint {path} is damaged: {wrong}; choose another")
+    reason = damage(path)
+    if reason is not None:
+        raise RunError(f"checkpoint {path} is damaged: {reason}; choose another")
     return path
 
 
 def prune(folder: Path, *, keep: int, best: str | None) -> None:
     """Remove all but the last `keep` checkpoints and the one with the highest held-out mean of the reward `best`."""
-    found = listed(folder)
-    stay = set(found[-keep:])
+    checkpoints = listed(folder)
+    stay = set(checkpoints[-keep:])
     if best is not None:
-        values = {path: value for path in found if math.isfinite(value := _held_out(path).get(best, math.nan))}
-        stay |= {max(values, key=lambda path: values[path])} if values else set()
-    for path in found:
+        means = {path: _held_out(path).get(best, math.nan) for path in checkpoints}
+        # NaN is neither more nor less than anything: with one among them, max would depend on the order.
+        looked_at = [path for path, mean in means.items() if math.isfinite(mean)]
+        if looked_at:
+            stay.add(max(looked_at, key=lambda path: means[path]))
+    for path in checkpoints:
         if path not in stay:
             doomed = path.with_name(f".{path.name}.removed")
             os.replace(path, doomed)  # a half-removed checkpoint must not look like a damaged one
@@ -152,6 +175,7 @@ def counters(checkpoint: Path) -> Counters:
     """The numbers of a checkpoint."""
     try:
         stored = json.loads((checkpoint / "state.json").read_text())
+        # The file holds more than counters, and one of an older version may hold fewer of them.
         return Counters(**{item.name: stored[item.name] for item in fields(Counters) if item.name in stored})
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{checkpoint / 'state.json'} cannot be read ({error})") from None
@@ -167,18 +191,20 @@ def _held_out(checkpoint: Path) -> Mapping[str, float]:
 
 def restore(checkpoint: Path, policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None) -> Counters:
     """Put a run back to where this checkpoint was written, bit for bit."""
-    tensors, found = _tensors(checkpoint), counters(checkpoint)
+    tensors = _tensors(checkpoint)
+    numbers = counters(checkpoint)
     parameters = policy.parameters()
     _fill([parameter.data for parameter in parameters], tensors, "trained", checkpoint)
     if average is not None:
         _fill(average.tensors, tensors, "average", checkpoint)
-        average.steps = found.average_steps
+        average.steps = numbers.average_steps
     for index, parameter in enumerate(parameters):
         moments = {name: tensors[f"{name}.{index}"] for name in _MOMENTS if f"{name}.{index}" in tensors}
         if moments:
-            steps = torch.tensor(float(found.optimiser_steps))
+            # As AdamW makes it itself, a float on the CPU; one for each parameter, because it is counted up in place.
+            steps = torch.tensor(float(numbers.optimiser_steps))
             optimiser.state[parameter] = {"step": steps, **{k: v.to(parameter) for k, v in moments.items()}}
-    return found
+    return numbers
 
 
 def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> Literal["average", "trained"]:
@@ -200,7 +226,9 @@ def _tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def _fill(targets: Sequence[torch.Tensor], tensors: Mapping[str, torch.Tensor], kind: str, checkpoint: Path) -> None:
-    stored = [tensors[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in tensors))]
+    count = sum(name.startswith(f"{kind}.") for name in tensors)
+    stored = [tensors[f"{kind}.{i}"] for i in range(count)]
+    # All shapes before the first copy: a policy that was filled by half would be neither run's.
     if [tensor.shape for tensor in stored] != [target.shape for target in targets]:
         raise WeightsError(f"{checkpoint} does not fit the run's recipe; was policy.surface or training.ema changed?")
     for target, tensor in zip(targets, stored, strict=True):

@@ -21,10 +21,14 @@ class Interrupt:
 
     def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
         self.signal: signal.Signals | None = None
-        self._tell, self._told, self._insisted, self._changed = tell, False, False, False
+        self._tell = tell
+        self._announced = False
+        self._insisted = False
+        self._changed = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Interrupt":
+        # Python lets the main thread alone set handlers; in any other a run goes on as if nobody could stop it.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._hear)
@@ -46,13 +50,14 @@ class Interrupt:
 
     def check(self) -> None:
         """Called often inside an iteration."""
-        if self.signal is not None and not self._told:
-            self._told = True  # not in the handler: it may interrupt the console in the middle of a line
+        if self.signal is not None and not self._announced:
+            self._announced = True  # not in the handler: it may interrupt the console in the middle of a line
             self._tell(f"{self.signal.name}: finishing this iteration, then saving; once more to save at once")
         if self._insisted and not self._changed:
             raise Stopped
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        # Only notes: a handler may run between any two instructions, in the middle of an optimiser step, too.
         if self.signal is None:
             self.signal = signal.Signals(number)
         else:

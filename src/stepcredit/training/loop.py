@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,11 @@ _PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What evaluation asks: all rewards, trained on or held out, over held-out prompts, and an exact checker."""
+class Evaluator:
+    """What evaluation asks: all rewards, trained on or held out, over held-out prompts, and an exact checker.
+
+    Example: `Evaluator(Listed(["a red cube"]), RewardSuite([clip_t, hps]))`.
+    """
 
     prompts: PromptSource
     rewards: RewardSuite
@@ -39,11 +41,11 @@ class Judges:
 
 @dataclass(frozen=True)
 class Loop:
-    """A run: its recipe and parts, who judges it, where it is written, who is told."""
+    """A run: its recipe and parts, how it is evaluated, where it is written, who is told."""
 
     recipe: Recipe
     parts: Parts
-    judges: Judges
+    evaluator: Evaluator
     folder: RunFolder
     trackers: Sequence[Tracker]
     progress: Progress
@@ -54,16 +56,23 @@ class Loop:
 
         `base` is the look before training, where the run has it already.
         """
-        recipe = self.recipe
-        spent = self.folder.spent()
-        watched = held_out.watched(self.judges.prompts, count=recipe.evaluation.count, watch=recipe.evaluation.watch)
-        silent = dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent)
+        evaluation = self.recipe.evaluation
+        watched = held_out.watched(self.evaluator.prompts, count=evaluation.count, watch=evaluation.watch)
         if base is None:
             base = self.look(0, "base")
             self.folder.look(base, watched)
+        finished = self._train(start, watched)
+        return None if finished is None else self._conclude(base, finished, watched)
+
+    def _train(self, start: Counters, watched: Sequence[int]) -> int | None:
+        """All iterations; returns how many the run has then, or None if it was interrupted before the last."""
+        # A run that goes on has a budget for the whole of it, and has spent some.
+        spent = self.folder.spent()
+        silent = dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent)
         self.interrupt.watch(self.parts.optimiser)
         finished = start.iteration
-        while not (enough := self._enough(finished, spent)) and self.interrupt.signal is None:
+        over = self._enough(finished, spent)
+        while not over and self.interrupt.signal is None:
             began = time.perf_counter()
             self.interrupt.begin()
             try:
@@ -73,38 +82,40 @@ class Loop:
             seconds = time.perf_counter() - began
             finished += 1
             spent += done.report.metrics["cost/forwards"]
-            last = self._enough(finished, spent)
-            now = self.look(finished, only=watched) if self._is_due(finished, last) else None
-            if now is not None:
-                self.folder.look(now, watched)
-                self._show(now)
-            means = now.means() if now is not None else {}
+            over = self._enough(finished, spent)
+            means = self._look_if_due(finished, over, watched)
+            # Written down before the run may be stopped for its rewards: the reasons are in what is written.
             self._report(done, seconds, means)
             watch_rewards(silent, done.rewards)
-            if last or finished % recipe.output.checkpoint_every == 0:
+            # After the iteration's line: a run whose checkpoint is ahead of its metrics could not go on without a gap.
+            if over or self._is_checkpoint(finished):
                 self._save(finished, silent, means)
-        if not enough:
-            if finished > start.iteration and not (self.folder.checkpoints / f"{finished:06d}").is_dir():
-                self._save(finished, silent, {})
-            return None
+        if over:
+            return finished
+        # Nothing to save if no iteration was finished, or if the last one was saved already, with its means.
+        if finished > start.iteration and not (self.folder.checkpoints / f"{finished:06d}").is_dir():
+            self._save(finished, silent, {})
+        return None
 
+    def _conclude(self, base: Look, finished: int, watched: Sequence[int]) -> list[Difference]:
+        """Look at all held-out captions, and write what has become of the base."""
         tuned = self.look(finished)
         self.folder.look(tuned, watched)
         self._show(tuned.among(watched))
-        names = recipe.objectives
-        found = summarise(base, tuned, names)
-        self.folder.write_json("result.json", found)
-        draw_before_after(self.folder, base, tuned, watched, self.judges.rewards.exact)
-        return [Difference(**row) for row in found["rows"]]
+        summary = summarise(base, tuned, self.recipe.objectives)
+        self.folder.write_json("result.json", summary)
+        draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
+        return [Difference(**row) for row in summary["rows"]]
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
         """Held-out captions with the policy as it is now, its moving average in place where there is one."""
         anchors = self.parts.anchors
         named = weights or anchors.evaluated
         with anchors.in_place():
-            return look(self.parts.policy, self.recipe, self.judges, iteration=iteration, weights=named, only=only)
+            return look(self.parts.policy, self.recipe, self.evaluator, iteration=iteration, weights=named, only=only)
 
     def _progress(self, pairs: int) -> None:
+        # The one place inside an iteration that is passed again and again, in the rollout and in the update alike.
         self.interrupt.check()
         self.progress(pairs)
 
@@ -116,15 +127,27 @@ class Loop:
     def _is_due(self, finished: int, last: bool) -> bool:
         """Whether to look now. The last iteration is looked at as a whole, later; the best needs a look of its own."""
         recipe = self.recipe
-        if recipe.output.keep_best is not None and (last or finished % recipe.output.checkpoint_every == 0):
+        if recipe.output.keep_best is not None and (last or self._is_checkpoint(finished)):
             return True
         return not last and finished % recipe.evaluation.every == 0
+
+    def _is_checkpoint(self, finished: int) -> bool:
+        return finished % self.recipe.output.checkpoint_every == 0
+
+    def _look_if_due(self, finished: int, last: bool, watched: Sequence[int]) -> dict[str, float]:
+        """The held-out means after this iteration; none where nobody looks."""
+        if not self._is_due(finished, last):
+            return {}
+        now = self.look(finished, only=watched)
+        self.folder.look(now, watched)
+        self._show(now)
+        return now.means()
 
     def _report(self, done: Step, seconds: float, means: dict[str, float]) -> None:
         """One iteration to everybody who wants to know."""
         looked = {f"held_out/{name}": value for name, value in means.items()}
         report = replace(done.report, metrics={**done.report.metrics, **looked, "time/seconds": seconds})
-        shown: dict[str, np.ndarray] = {
+        credit: dict[str, np.ndarray] = {
             "credit/weights": done.credit.weights.float().numpy(),
             "credit/mixed": done.credit.mixed.float().numpy(),
             "credit/per_step": done.credit.per_step.float().numpy(),
@@ -132,7 +155,7 @@ class Loop:
         for tracker in self.trackers:
             tracker.log(report)
             tracker.problems(report.iteration, done.rewards.problems)
-            tracker.distributions(report.iteration, shown)
+            tracker.distributions(report.iteration, credit)
         if report.iteration % self.recipe.output.credit_every == 0:
             similarity = done.rollout.seen[Similarity.name].float().numpy()
             texts = [prompt.text for prompt in done.prompts]
@@ -159,7 +182,7 @@ class Loop:
 def look(
     policy: Policy,
     recipe: Recipe,
-    judges: Judges,
+    evaluator: Evaluator,
     *,
     iteration: int,
     weights: Weights,
@@ -168,9 +191,9 @@ def look(
     """Held-out captions with a policy, as the recipe's evaluation asks."""
     return held_out.evaluate(
         policy,
-        judges.prompts,
-        judges.rewards,
-        questions=judges.questions,
+        evaluator.prompts,
+        evaluator.rewards,
+        questions=evaluator.questions,
         iteration=iteration,
         weights=weights,
         count=recipe.evaluation.count,
@@ -189,22 +212,32 @@ def draw_before_after(
     for row, prompt in zip(base.rows, base.prompts, strict=True):
         if row in rows:
             first.setdefault(prompt, row)
-    shown = list(first.items())[:GRID]
-    marks: list[Any] | None = None
-    if exact:
-        column = base.names.index(exact[0])
-        at = {row: index for index, row in enumerate(base.rows)}
-        marks = [tuple(bool(look.scores[at[row], column] == 1) for look in (base, tuned)) for _, row in shown]
-    before, after = (np.stack([look.pictures[row] for _, row in shown]) for look in (base, tuned))
+    captions = list(first)[:GRID]
+    chosen = [first[caption] for caption in captions]
+    marks = _marks(base, tuned, chosen, exact[0]) if exact else None
+    before = np.stack([base.pictures[row] for row in chosen])
+    after = np.stack([tuned.pictures[row] for row in chosen])
     path = folder.path / f"before_after{media.suffix(base.fps)}"
-    before_after(path, [caption for caption, _ in shown], before, after, marks=marks, fps=base.fps)
+    before_after(path, captions, before, after, marks=marks, fps=base.fps)
+
+
+def _marks(base: Look, tuned: Look, rows: Sequence[int], exact: str) -> list[tuple[bool, bool]]:
+    """Whether each picture is right, before and after, by an exact score: 1 is right, 0 and NaN are not."""
+    column = base.names.index(exact)
+    index = {row: index for index, row in enumerate(base.rows)}
+    marks: list[tuple[bool, bool]] = []
+    for row in rows:
+        before = bool(base.scores[index[row], column] == 1)
+        after = bool(tuned.scores[index[row], column] == 1)
+        marks.append((before, after))
+    return marks
 
 
 def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:
     """Stop a run in which a reward has scored nothing for several iterations; checkpoints so far stay."""
     scored = rewards.scores.isfinite().flatten(0, 1).any(0)
-    for name, some in zip(rewards.names, scored.tolist(), strict=True):
-        silent[name] = 0 if some else silent[name] + 1
+    for name, has_score in zip(rewards.names, scored.tolist(), strict=True):
+        silent[name] = 0 if has_score else silent[name] + 1
         if silent[name] >= _PATIENCE:
             own = [str(problem) for problem in rewards.problems if problem.concerns(name)]
             reasons = "; ".join(own) or "it returned NaN only"

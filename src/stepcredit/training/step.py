@@ -51,10 +51,11 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
     unusable = count_unusable(rollout)
     rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=parts.roll_out.micro_batch)
 
+    # Whole groups, never parts of them: an advantage compares a sample with all of its siblings.
     credit = parts.method.credit(evidence_of(rollout, rewards, parts.objective_weights))
 
     update = parts.update.apply(rollout, credit, key, progress)
-    parts.anchors.follow()
+    parts.anchors.follow()  # once an iteration, however many optimiser steps it had
 
     metrics = {
         **reward_metrics(rewards),
@@ -75,8 +76,10 @@ def score(
     media = decode(policy, rollout.final.flatten(0, 1), micro_batch)
     repeated = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
+    # One call for all samples: rewards such as diversity look at a group, and networks like full batches.
     scores, problems = rewards.score(RewardBatch(media, repeated, groups, policy.fps))
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
+    # Decoded as black, which a scorer may well like.
     broken = ~rollout.final.flatten(2).isfinite().all(-1).cpu()
     return RewardTable(rewards.names, table.masked_fill(broken[..., None], torch.nan), problems)
 

@@ -37,8 +37,10 @@ class Tally:
         self._sums = tuple(loss.sums)
         self._by_step = tuple(loss.by_step)
         by_step = torch.zeros(len(loss.by_step), self.steps, device=total.device, dtype=total.dtype)
+        # An objective may have no number of each step, and stack refuses an empty list.
         if loss.by_step:
             by_step.index_add_(1, step, torch.stack([values.to(total) for values in loss.by_step.values()]))
+        # In one tensor, so that the report adds up all micro-batches at once.
         self._numbers.append(torch.cat([torch.stack([total, *loss.sums.values()]), by_step.flatten()]))
         self._counts.append(torch.bincount(step, minlength=self.steps))
 
@@ -63,16 +65,18 @@ class Tally:
         loss, *sums = numbers[: 1 + len(self._sums)].tolist()
         by_step = numbers[1 + len(self._sums) :].view(-1, self.steps).tolist()
         counts = torch.stack(self._counts).sum(0).tolist()
-        asked = sum(counts)
+        computed = sum(counts)
+        # Rows that were not asked have a loss of 0, so the mean over all of them is known. Their ratio and KL are not:
+        # those are means over the rows that were computed.
         metrics = {"update/loss": loss / (self.rows * self.passes)}
         for name, values in zip(self._by_step, by_step, strict=True):
-            metrics[f"update/{name}"] = sum(values) / asked
+            metrics[f"update/{name}"] = sum(values) / computed
             metrics |= {f"update/{name}/{at:02d}": values[at] / counts[at] for at in range(self.steps) if counts[at]}
-        metrics |= {f"update/{name}": value / asked for name, value in zip(self._sums, sums, strict=True)}
+        metrics |= {f"update/{name}": value / computed for name, value in zip(self._sums, sums, strict=True)}
         metrics |= {
             "update/gradient_norm": float(torch.stack(self._norms).mean()),
             "update/steps": float(self.optimiser_steps),
-            "update/pairs": float(asked),
-            "update/skipped_pairs": 1 - asked / self.passes / self.rows,
+            "update/pairs": float(computed),
+            "update/skipped_pairs": 1 - computed / self.passes / self.rows,
         }
         return UpdateReport(metrics, forwards=self.forwards)

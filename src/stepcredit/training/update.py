@@ -45,10 +45,12 @@ class Recompute:
     @during("update")
     def apply(self, rollout: Rollout, credit: Credit, key: Key, progress: Progress) -> UpdateReport:
         """Take all optimiser steps of one rollout; returns what they did, in numbers."""
+        # All rows at once, which are light; what is of latent size is gathered a micro-batch at a time, in `points`.
         queries = self.objective.queries(rollout, credit, key.stream("queries"))
         tally = Tally(steps=rollout.sampler.steps, rows=len(queries), passes=self.passes)
         for dealt in self._deal(len(queries), key):
             rows = dealt[queries.asked[dealt]]
+            # No step at all: with a gradient of 0 AdamW would still decay the weights and go on along its moments.
             if not len(rows):
                 continue
             batch = _Batch(rollout, queries[rows], rows_in_mean=len(dealt), fresh=tally.optimiser_steps == 0)
@@ -67,6 +69,7 @@ class Recompute:
     def _accumulate(self, batch: "_Batch", tally: Tally, progress: Progress, iteration: int) -> None:
         """Take the gradient of one optimiser step, and clip it."""
         for scale in self._loss_scales(batch):
+            # None and not 0: AdamW passes over parameters that no row has reached.
             self.optimiser.zero_grad(set_to_none=True)
             attempt = tally.attempt()
             for part in batch.split(self.micro_batch, share_states=self.share_states):
@@ -76,7 +79,7 @@ class Recompute:
             if norm.isfinite():
                 tally.keep(attempt, norm)
                 return
-            progress(-len(batch.queries))
+            progress(-len(batch.queries))  # they will be computed again, at a smaller scale
         raise NumericsError(
             f"the gradient of iteration {iteration} is not finite; weights are untouched by it. "
             "Lower the learning rate or use policy.dtype float32"
@@ -89,6 +92,7 @@ class Recompute:
         loss = self.objective.losses(answers, points)
         if batch.fresh and loss.agreement is not None:
             self._check_agreement(loss.agreement)
+        # Divided by the rows of the whole optimiser step, so that parts of any size add up to its mean.
         (loss.total / batch.rows_in_mean * scale).backward()
         tally.add(loss, points.step, forwards)
 
@@ -126,6 +130,7 @@ class Recompute:
     def _unscaled(self, scale: float) -> Tensor:
         """The norm of the gradient, which is clipped and no longer scaled."""
         parameters = self.policy.parameters()
+        # Before the norm is taken, whose bound is meant for the true gradient; a power of two rounds nothing.
         if scale != 1:
             for parameter in parameters:
                 if parameter.grad is not None:
@@ -136,6 +141,7 @@ class Recompute:
         """Before anything was updated, the policy that trains must be the policy that sampled."""
         worst = float(agreement.abs().max())
         allowed = AGREEMENT[self.policy.dtype]
+        # Not `worst > allowed`, which is False for NaN.
         if not worst <= allowed:
             raise NumericsError(
                 f"before the first update the log-ratio is {worst:.2e}, wanted 0 within {allowed:.0e}: sampling and "
@@ -155,6 +161,7 @@ class _Batch:
 
     def split(self, size: int, *, share_states: bool) -> Iterator["_Batch"]:
         """Parts of at most so many rows; rows that share a state stand together."""
+        # The order within an optimiser step changes nothing but rounding; so it is left alone where nothing is shared.
         order = torch.arange(len(self.queries))
         if share_states and distinct(self.queries.state) is not None:
             order = self.queries.state.argsort(stable=True)

@@ -42,9 +42,10 @@ def references(recipe: Recipe) -> list[tuple[str, str]]:
 def entries() -> dict[str, str]:
     """Every entry of references.bib by its key."""
     text = resources.files("stepcredit.viewer").joinpath("references.bib").read_text(encoding="utf-8")
+    # No parser: the file is ours, and each of its entries ends with a brace on a line of its own.
     return {match[1]: match[0].strip() for match in re.finditer(r"@\w+\{([^,]+),.*?\n\}", text, re.DOTALL)}
 
 
 def _arxiv(paper: str) -> str:
-    found = re.search(r"\d{4}\.\d{5}", paper)
-    return found[0] if found else ""
+    number = re.search(r"\d{4}\.\d{5}", paper)
+    return number[0] if number else ""
