@@ -56,7 +56,7 @@ def _loss_of_one(method: Method, moves: Moves, credit: Tensor, row: int) -> Loss
         level=torch.ones(1),
         step=torch.zeros(1, dtype=torch.long),
         sampler=InDeviations("dance_sde", 0.3, schedules.linear(2)),
-        given={
+        extras={
             "sampled": torch.zeros_like(drift),
             "noise": moves.noise[one],
             "ratio_factor": moves.ratio_factor[one],

@@ -38,13 +38,13 @@ def rows(documentation):
     return names
 
 
-@pytest.mark.parametrize(("module", "function"), public_functions())
+@pytest.mark.parametrize(("module", "function"), list(public_functions()))
 def test_every_argument_has_a_row(module, function):
     arguments = set(inspect.signature(function).parameters) - {"self"}
     assert arguments <= rows(module.__doc__) | rows(function.__doc__)
 
 
-@pytest.mark.parametrize(("module", "function"), public_functions())
+@pytest.mark.parametrize(("module", "function"), list(public_functions()))
 def test_no_row_is_left_of_an_argument_that_is_gone(module, function):
     arguments = set(inspect.signature(function).parameters)
     # In the function's own table only; a module's is that of all its functions, and names results too.
