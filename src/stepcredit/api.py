@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import diffusers.utils.logging
 import transformers.utils.logging
@@ -58,7 +58,7 @@ class Run:
     rows: list[Difference]
     interrupted: signal.Signals | None = None
 
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per iteration; `polars.DataFrame(run.metrics())` makes a table of it."""
         return RunReader(self.folder).metrics()
 
@@ -179,7 +179,7 @@ def _run(
 
 def evaluate(
     run: str | Path, *, iteration: int | None = None, raw: bool = False, count: int | None = None
-) -> tuple[Path, dict]:
+) -> tuple[Path, dict[str, Any]]:
     """Score base and a checkpoint on held-out captions with the same noise; returns the JSON file and its content.
 
     `iteration` names the checkpoint, by default the newest whole one; `raw` takes the last weights instead of their
