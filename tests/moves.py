@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.flow import schedules
-from stepcredit.flow.sampler import Sampler
+from stepcredit.flow.sampler import Sampler, Step
 from stepcredit.methods.base import Method
 from stepcredit.records import Answers, Loss, Points
 
@@ -14,7 +14,7 @@ from stepcredit.records import Answers, Loss, Points
 class InDeviations(Sampler):
     """A sampler whose velocities are told in standard deviations of the move, so that a change is a drift."""
 
-    def drift(self, change: Tensor, step: Tensor) -> Tensor:
+    def drift(self, change: Tensor, step: Step) -> Tensor:
         del step
         return change
 
@@ -56,7 +56,7 @@ def _loss_of_one(method: Method, moves: Moves, credit: Tensor, row: int) -> Loss
         level=torch.ones(1),
         step=torch.zeros(1, dtype=torch.long),
         sampler=InDeviations("dance_sde", 0.3, schedules.linear(2)),
-        given={
+        extras={
             "sampled": torch.zeros_like(drift),
             "noise": moves.noise[one],
             "ratio_factor": moves.ratio_factor[one],

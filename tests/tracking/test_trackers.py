@@ -130,13 +130,13 @@ def test_the_pictures_of_the_base_come_before_the_first_iteration():
 
 def printed(iterations, *, every, total):
     """The lines that the console shows of these iterations, without the bar."""
-    console = Console(file=io.StringIO(), width=100, color_system=None)
-    tracker = ConsoleTracker(console, total, every=every)
+    page = io.StringIO()
+    tracker = ConsoleTracker(Console(file=page, width=100, color_system=None), total, every=every)
     for iteration in range(iterations):
         tracker.log(StepReport(iteration, {"reward/a": iteration / 10, "reward/a/spread": 9.0, "update/loss": 9.0}))
         tracker.problems(iteration, ["a [bold] reason"] if iteration >= 3 else [])
     tracker.close()
-    return [line for line in console.file.getvalue().splitlines() if line[:5].strip().isdigit()]
+    return [line for line in page.getvalue().splitlines() if line[:5].strip().isdigit()]
 
 
 def test_the_console_counts_finished_iterations_as_its_bar_does():
