@@ -27,6 +27,9 @@ def composed(flat: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def method(name: str, **flat: Any):
-    """A method with the paper's settings, and these instead of some of them."""
+def method(name: str, **flat: Any) -> Any:
+    """A method with the paper's settings, and these instead of some of them.
+
+    Any, because tests look into parts (`objective.profile`) of which the base class only knows that they are there.
+    """
     return method_named(name, composed(flat))

@@ -5,9 +5,10 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +35,9 @@ _HIDDEN = 8
 class FakePolicy:
     """Implements `protocols.Policy`. The weights depend on the seed alone."""
 
-    prediction, fps, cut_prompts = "velocity", None, 0
+    prediction: Literal["velocity", "noise"] = "velocity"
+    fps: float | None = None
+    cut_prompts = 0
 
     def __init__(self, seed: int = 0) -> None:
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -79,7 +82,7 @@ class FakePolicy:
         pass  # it is there from the start
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def reference(self) -> Generator[None]:
         self._active = self.frozen
         try:
             yield

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.flow import schedules
-from stepcredit.flow.sampler import Sampler
+from stepcredit.flow.sampler import Sampler, Step
 from stepcredit.methods.base import Method
 from stepcredit.records import Answers, Loss, Points
 
@@ -14,7 +14,7 @@ from stepcredit.records import Answers, Loss, Points
 class InDeviations(Sampler):
     """A sampler whose velocities are told in standard deviations of the move, so that a change is a drift."""
 
-    def drift(self, change: Tensor, step: Tensor) -> Tensor:
+    def drift(self, change: Tensor, step: Step) -> Tensor:
         del step
         return change
 

@@ -78,7 +78,8 @@ class Weights:
         """Move the average towards the weights."""
         # At first a plain mean, so that the random weights of the beginning are soon outweighed.
         weight = max(1 - average, 1 / (step + 2))
-        torch._foreach_lerp_(self.averaged, [parameter.data for parameter in self.parameters], weight)
+        weights = [parameter.data for parameter in self.parameters]
+        torch._foreach_lerp_(self.averaged, weights, weight)  # pyright: ignore[reportPrivateUsage]
 
     def exchange(self) -> None:
         """The modules hold the average, or again the weights in training."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -56,7 +56,7 @@ class Run:
     rows: list[Difference]
     interrupted: signal.Signals | None = None
 
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per iteration; `polars.DataFrame(run.metrics())` makes a table of it."""
         return RunReader(self.folder).metrics()
 
@@ -186,7 +186,7 @@ def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
 
 def evaluate(
     run: str | Path, *, iteration: int | None = None, raw: bool = False, count: int | None = None
-) -> tuple[Path, dict]:
+) -> tuple[Path, dict[str, Any]]:
     """Score base and a checkpoint on held-out captions with the same noise; returns the JSON file and its content.
 
     `iteration` names the checkpoint, by default the newest whole one; `raw` takes the last weights instead of their

@@ -160,15 +160,17 @@ def build_trackers(recipe: Recipe, folder: Path, tell: Callable[[str], None]) ->
 
 
 def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
-    about = {"name": folder.name, "config": recipe.model_dump(mode="json")}
+    config = recipe.model_dump(mode="json")
     match choice:
         case TensorBoard():
             return TensorBoardTracker(choice.folder or folder / "tensorboard")
         case WandB():
-            module = importlib.import_module("wandb")
-            return WandBTracker(module, project=choice.project, mode=choice.mode, dir=str(folder), **about)
+            wandb = importlib.import_module("wandb")
+            where = {"mode": choice.mode, "dir": str(folder)}
+            return WandBTracker(wandb, project=choice.project, name=folder.name, config=config, **where)
         case Trackio():
-            return WandBTracker(importlib.import_module("trackio"), project=choice.project, **about)
+            trackio = importlib.import_module("trackio")
+            return WandBTracker(trackio, project=choice.project, name=folder.name, config=config)
 
 
 @during("rewards")

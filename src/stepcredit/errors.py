@@ -14,7 +14,7 @@ A message says what was got, what was wanted, and what to do.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Literal
 
@@ -62,7 +62,7 @@ class MemoryNeeded(StepcreditError, RuntimeError):  # noqa: N818 - it says what 
 
 
 @contextmanager
-def during(phase: Phase) -> Iterator[None]:
+def during(phase: Phase) -> Generator[None]:
     """Says what is being done inside, also as a decorator; an error that leaves it can be asked with `phase_of`."""
     try:
         yield

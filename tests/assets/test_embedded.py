@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_the_tokenizer_of_the_video_generator_knows_every_word():
 def test_the_video_autoencoder_keeps_what_the_checker_reads():
     from common import films_of
 
-    vae = AutoencoderKLWan.from_pretrained(ASSETS / "wan_scenes" / "vae", dtype=torch.float32)
+    vae: Any = AutoencoderKLWan.from_pretrained(ASSETS / "wan_scenes" / "vae", dtype=torch.float32)
     captions = balanced(moving.every_caption(), 24, 5)
     videos = films_of(captions, 3)[1]
     with torch.no_grad():

@@ -33,6 +33,7 @@ def evaluator_of(prompts, held_out):
 def test_the_exact_checker_of_a_world_answers_the_captions_of_its_source(prompts, held_out, world, draw):
     evaluator = evaluator_of({"type": prompts, "split": "held_out"}, [{"type": held_out, "name": "right"}])
     assert evaluator.rewards.exact == ("right",)
+    assert evaluator.questions is not None
     for prompt in evaluator.prompts.draw(8, Key(0, iteration=0)):
         answers = evaluator.questions(draw(world.parse(prompt.text), np.random.default_rng(0)), prompt)
         assert answers

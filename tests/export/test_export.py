@@ -201,11 +201,12 @@ def test_fully_trained_networks_draw_our_pictures(name, bases, tmp_path):
 
 
 def test_merging_adds_in_float32_and_keeps_the_dtype():
-    network = torch.nn.Sequential(torch.nn.Linear(8, 8)).to(torch.bfloat16)
-    before = network[0].weight.float()
+    layer = torch.nn.Linear(8, 8).to(torch.bfloat16)
+    network = torch.nn.Sequential(layer)
+    before = layer.weight.float()
     matrices = lora_file.Matrices(torch.randn(2, 8), torch.randn(8, 2), 0.5)
     lora_file.merge(network, {"0": matrices})
-    assert torch.equal(network[0].weight, (before + matrices.change()).to(torch.bfloat16))
+    assert torch.equal(layer.weight, (before + matrices.change()).to(torch.bfloat16))
 
 
 def without_lora(network):

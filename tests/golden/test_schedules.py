@@ -5,6 +5,8 @@ with diffusers' scheduler, called as its pipeline calls it. Weights: sqrt(D) / g
 derivation, printed to 4 digits.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,8 @@ def test_resolution_shifted_is_what_diffusers_gives_the_flux_pipeline(steps, tok
     )
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
     levels = schedules.resolution_shifted(steps, tokens=tokens)
-    torch.testing.assert_close(levels, scheduler.sigmas.double(), rtol=0, atol=1e-6)
+    sigmas: Any = scheduler.sigmas
+    torch.testing.assert_close(levels, sigmas.double(), rtol=0, atol=1e-6)
 
 
 def test_more_tokens_stay_noisier_for_longer():

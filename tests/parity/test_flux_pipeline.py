@@ -1,5 +1,7 @@
 """Our sampler loop against diffusers' own FluxPipeline: same noise, same schedule, same pictures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from stepcredit.rollout.engine import decode, sample_ode
 PROMPTS = ["a red circle", "three green squares", "a white triangle left of a blue square"]
 
 
-def plain_pictures(pipe, noise, steps, **extra):
+def plain_pictures(pipe, noise, steps, **extra) -> Any:
     pipe.set_progress_bar_config(disable=True)
     settings = {"height": 32, "width": 32, "max_sequence_length": 12, "output_type": "pt"}
     return pipe(PROMPTS, num_inference_steps=steps, latents=noise.clone(), **settings, **extra).images

@@ -105,7 +105,8 @@ def compare(rewards, similarity, trained, **options):
         np.testing.assert_allclose(actual, value, rtol=0, atol=1e-8, equal_nan=True, err_msg=name)
     known = np.nan_to_num(expected["advantages"])
     np.testing.assert_allclose((actual_coefficients * known).sum(1), expected["mixed"], rtol=0, atol=1e-8)
-    apart = np.diff(np.sort(expected["advantages"], axis=1), axis=1)  # of equals, anyone may count; NaN sorts last
+    # Of equals, anyone may count; NaN sorts last.
+    apart: np.ndarray = np.diff(np.sort(expected["advantages"], axis=1), axis=1)
     unique = ~(apart < 1e-6).any(1)
     np.testing.assert_allclose(actual_coefficients[unique], coefficients[unique], rtol=0, atol=1e-8)
 

@@ -259,7 +259,7 @@ def test_a_part_that_there_is_not_names_the_nearest():
 
 def test_the_deterministic_sampler_has_no_noise_level():
     with pytest.raises(ValueError, match="noise_level"):
-        ODE(noise_level=0.3)
+        ODE.model_validate({"noise_level": 0.3})
     assert ODE().at(torch.tensor([1.0, 0.5, 0.0])).noise_level == 0
 
 

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ from stepcredit.recipe.load import to_yaml, validate
 from stepcredit.viewer.cite import entries
 
 NAMES = families.names()
+
+
+def settings_of(name: str, **keys: Any) -> Any:
+    """A family's own settings; `weights`, `type` and others have no default in the class that all share."""
+    own: Any = settings_class(name)
+    return own(**keys)
 
 
 def recipe_with(policy):
@@ -35,14 +42,14 @@ def test_the_folder_is_the_registry():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_is_called_as_its_file(name):
-    settings = settings_class(name)()
+    settings = settings_of(name)
     assert settings.type == name
     assert family_of(settings).__module__ == f"stepcredit.policies.families.{name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_pipeline_is_one_of_diffusers_and_leads_back_to_it(name):
-    family = family_of(settings_class(name)())
+    family = family_of(settings_of(name))
     assert family.pipeline_class().__name__ == family.pipeline
     assert families.taking(family.pipeline) == name
     expected = inspect.signature(family.pipeline_class().__init__).parameters
@@ -55,7 +62,7 @@ def test_its_pipeline_is_one_of_diffusers_and_leads_back_to_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plain_pipeline_knows_every_argument_of_its_call(name):
     keys = {"negative_prompt": "blurred"} if name != "flux" else {}
-    settings = settings_class(name)(resolution=(64, 96), guidance=2.5, **keys)
+    settings = settings_of(name, resolution=(64, 96), guidance=2.5, **keys)
     family = family_of(settings)
     call = {key: value for key, value in family.call(settings).items() if value is not None}
     assert call.keys() <= inspect.signature(family.pipeline_class().__call__).parameters.keys()
@@ -71,8 +78,8 @@ def test_its_paper_is_in_the_bibliography(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_published_models_name_their_parts_as_the_pipeline_does(name):
-    family = family_of(settings_class(name)())
-    assert settings_class(name)().weights in {*family.published, "scenes"}
+    family = family_of(settings_of(name))
+    assert settings_of(name).weights in {*family.published, "scenes"}
     for model in family.published.values():
         expected = inspect.signature(family.pipeline_class().__init__).parameters
         assert {*model.parts, *model.arguments} <= expected.keys()
@@ -80,7 +87,7 @@ def test_its_published_models_name_their_parts_as_the_pipeline_does(name):
 
 
 def test_files_of_a_lora_are_where_the_loader_of_diffusers_looks(tmp_path):
-    wan = family_of(settings_class("wan")())
+    wan = family_of(settings_of("wan"))
     assert wan.lora_files(tmp_path) == {
         "transformer": tmp_path / NAME,
         "transformer_2": tmp_path / "transformer_2" / NAME,
@@ -89,7 +96,7 @@ def test_files_of_a_lora_are_where_the_loader_of_diffusers_looks(tmp_path):
     loader = wan.lora_loader("transformer_2")
     assert tmp_path / loader["subfolder"] / loader["weight_name"] == wan.lora_files(tmp_path)["transformer_2"]
     assert wan.lora_prefix() == "transformer"  # of both: the loader moves the second by `load_into_transformer_2`
-    assert family_of(settings_class("sd")()).lora_prefix() == "unet"
+    assert family_of(settings_of("sd")).lora_prefix() == "unet"
 
 
 def test_checking_a_recipe_imports_no_diffusers():

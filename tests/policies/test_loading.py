@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_hub_that_cannot_be_reached_says_how_to_go_without(monkeypatch):
 class Answer:
     """As much of a response as the hub's errors look at."""
 
-    headers: dict = {}  # noqa: RUF012
+    headers: dict[str, Any] = {}  # noqa: RUF012
     request = None
     status_code = 403
 

@@ -72,7 +72,7 @@ def test_weights_follow_the_seed_and_leave_other_random_numbers_alone():
 
 def test_two_experts_differ_and_the_second_draws_the_low_noise():
     pipe = miniatures.wan(experts=2)
-    assert pipe.config.boundary_ratio == 0.875
+    assert pipe.config["boundary_ratio"] == 0.875
     one, two = weights_of(pipe.transformer), weights_of(pipe.transformer_2)
     assert any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
     _, call, _ = CALLS["wan"]

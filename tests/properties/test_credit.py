@@ -444,7 +444,8 @@ def test_untrained_transitions_get_nothing_and_do_not_influence_the_others(metho
     rewards, gains = group
     trained = data.draw(st.lists(st.booleans(), min_size=gains.shape[1], max_size=gains.shape[1]).filter(any))
     trained = torch.tensor(trained)
-    untrained_gains = data.draw(table(*gains.shape, st.integers(-8, 32).map(lambda numerator: numerator / 128)))
+    rows, columns = gains.shape
+    untrained_gains = data.draw(table(rows, columns, st.integers(-8, 32).map(lambda numerator: numerator / 128)))
     credit = assigned(method, rewards, gains, trained)
     changed = assigned(method, rewards, torch.where(trained, gains, untrained_gains), trained)
     assert (credit.per_step[..., ~trained] == 0).all()
@@ -646,14 +647,13 @@ def test_flow_grpo_centres_by_group_and_scales_by_the_batch(prompts, samples, ob
     weights = torch.rand(objectives, dtype=torch.float64, generator=draw) + 0.5
     scores = (rewards * weights).sum(-1)
     centred = scores - scores.mean(1, keepdim=True)
-    population = {"correction": 0}
 
     batch = composing.method("flow_grpo", scale="batch").credit(flow_evidence(rewards, weights))
-    expected = centred / (scores.std(**population) + 1e-4)
+    expected = centred / (scores.std(correction=0) + 1e-4)
     close(batch.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
     group = composing.method("flow_grpo", scale="group").credit(flow_evidence(rewards, weights))
-    expected = centred / (scores.std(1, keepdim=True, **population) + 1e-4)
+    expected = centred / (scores.std(1, keepdim=True, correction=0) + 1e-4)
     close(group.per_step, expected.clamp(-5, 5)[..., None].expand(-1, -1, 3), atol=1e-10)
 
 

@@ -1,5 +1,7 @@
 """Old keys: one error that names all of them with their new names."""
 
+from typing import Any
+
 import pytest
 from pydantic import BaseModel
 
@@ -13,9 +15,9 @@ from stepcredit.settings.moved import MOVED, new_name
 
 
 class NewMethod(BaseModel):
-    sampler: dict = {}
-    plan: dict = {}
-    rule: dict = {}
+    sampler: dict[str, Any] = {}
+    plan: dict[str, Any] = {}
+    rule: dict[str, Any] = {}
 
 
 class NewTraining(BaseModel):
@@ -24,7 +26,7 @@ class NewTraining(BaseModel):
 
 class OwnMethod(BaseModel):
     floor: float = 0.0
-    rule: dict = {}
+    rule: dict[str, Any] = {}
 
 
 SECTIONS = {"method": NewMethod, "training": NewTraining}

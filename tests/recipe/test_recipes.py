@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,12 +27,12 @@ PACKAGED = sorted(Path(str(resources.files("stepcredit") / "recipes")).rglob("*.
 
 
 @pytest.fixture
-def plain() -> dict:
+def plain() -> dict[str, Any]:
     """The resolved default recipe as a dictionary that a test may spoil."""
     return yaml.safe_load(to_yaml(load_recipe()))
 
 
-def refused(data: dict) -> str:
+def refused(data: dict[str, Any]) -> str:
     with pytest.raises(RecipeError) as caught:
         validate(data)
     return str(caught.value)

@@ -411,7 +411,7 @@ def test_a_crop_equals_pillow_resize_and_centre_crop(height, width):
     assert got.shape == (2, 3, side, side)
     for image, pixels in zip(images, got, strict=True):
         scale = side / min(height, width)
-        pillow = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.BICUBIC)
+        pillow = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
         left, top = (pillow.width - side) // 2, (pillow.height - side) // 2
         wanted = np.asarray(pillow.crop((left, top, left + side, top + side)))
         np.testing.assert_array_equal((pixels * 255).round().byte().permute(1, 2, 0).numpy(), wanted)

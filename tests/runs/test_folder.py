@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_the_half_written_last_line_of_a_killed_run_is_skipped(tmp_path):
 
 
 def test_the_environment_names_versions_and_device():
-    environment = describe()
+    environment: Any = describe()
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["device"]
     json.dumps(environment)

@@ -46,9 +46,9 @@ def test_it_is_read():
 
 
 def test_it_is_shown():
-    console = Console(file=io.StringIO(), width=100, color_system=None)
-    terminal.show(RunReader(STORED), console)
-    text = console.file.getvalue()
+    page = io.StringIO()
+    terminal.show(RunReader(STORED), Console(file=page, width=100, color_system=None))
+    text = page.getvalue()
     assert "otca on scenes" in text
     assert "finished after 4 iterations" in text
     assert "weight over the iterations" in text

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import sys
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -182,7 +183,7 @@ def own_rule(request, tmp_path, monkeypatch):
     yield name
     for module in ("their_lab", "their_lab.sign_late", "stepcredit.methods.sign_late"):
         sys.modules.pop(module, None)
-    vars(stepcredit.methods).pop("sign_late", None)
+    stepcredit.methods.__dict__.pop("sign_late", None)
 
 
 def test_a_new_rule_is_one_file_and_every_study_knows_it(own_rule, quick, tmp_path, capsys):
@@ -211,5 +212,6 @@ def test_a_new_rule_is_one_file_and_every_study_knows_it(own_rule, quick, tmp_pa
     assert paper.arm(own_rule) == {"type": own_rule, "sampler": {"noise_level": 0.7}}
     [cell] = paper.cells(tmp_path / "study", [own_rule], 1)
     flags = cell.command([])[5:]
-    assert load_recipe(cell.command([])[4], flags).method.sampler.noise_level == 0.7
+    method: Any = load_recipe(cell.command([])[4], flags).method
+    assert method.sampler.noise_level == 0.7
     assert cell.folder.name == f"{own_rule}-0"

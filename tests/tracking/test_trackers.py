@@ -98,7 +98,7 @@ def fifth_iteration(tracker):
     """What the loop tells after the fifth iteration: first the pictures, then the numbers."""
     tracker.pictures(5, "samples", PICTURES, CAPTIONS)
     tracker.log(StepReport(4, {"reward/a": 0.5, "held_out/a": 0.25}))
-    tracker.problems(4, ["a reason"])
+    tracker.problems(4, [PROBLEM])
     tracker.distributions(4, {"credit": np.array([1.0, 3.0])})
     tracker.close()
 
@@ -130,19 +130,19 @@ def test_the_pictures_of_the_base_come_before_the_first_iteration():
 
 def printed(iterations, *, every, total):
     """The lines that the console shows of these iterations, without the bar."""
-    console = Console(file=io.StringIO(), width=100, color_system=None)
-    tracker = ConsoleTracker(console, total, every=every)
+    page = io.StringIO()
+    tracker = ConsoleTracker(Console(file=page, width=100, color_system=None), total, every=every)
     for iteration in range(iterations):
         tracker.log(StepReport(iteration, {"reward/a": iteration / 10, "reward/a/spread": 9.0, "update/loss": 9.0}))
-        tracker.problems(iteration, ["a [bold] reason"] if iteration >= 3 else [])
+        tracker.problems(iteration, [Problem("r", (), "a [bold] reason")] if iteration >= 3 else [])
     tracker.close()
-    return [line for line in console.file.getvalue().splitlines() if line[:5].strip().isdigit()]
+    return [line for line in page.getvalue().splitlines() if line[:5].strip().isdigit()]
 
 
 def test_the_console_counts_finished_iterations_as_its_bar_does():
     assert printed(7, every=5, total=7) == [
         "    1  a 0.0000",
-        "    4  a [bold] reason",
+        "    4  r: a [bold] reason",
         "    5  a 0.4000",
         "    7  a 0.6000",
     ]

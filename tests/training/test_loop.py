@@ -380,7 +380,7 @@ def test_the_best_checkpoint_stays(tmp_path, monkeypatch, best):
     assert run.looks() == list(range(TOTAL + 1))  # every checkpoint needs a look
     rows = run.look(1).rows
     means = {number: run.look(number).among(rows).means()[best] for number in run.looks()[1:]}
-    highest = max(means, key=means.get)
+    highest = max(means, key=means.__getitem__)
     assert {int(path.name) for path in checkpoint.listed(run.path / "checkpoints")} == {highest, TOTAL}
     assert checkpoint.counters(run.path / "checkpoints" / f"{highest:06d}").held_out[best] == means[highest]
 

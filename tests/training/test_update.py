@@ -7,6 +7,7 @@ papers and `torch.distributions`; it shares no code with the package.
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Case:
                 parameter.data += drift * torch.randn(parameter.shape, generator=generator)
         self.optimiser = RecordingSGD(self.policy.parameters(), lr=lr)
         self.parts = make_parts(rewards, policy=self.policy, descent=self.optimiser, **sections)
-        self.method = self.parts.method
+        self.method: Any = self.parts.method  # tests look into parts that only a subclass has
         prompts = self.parts.prompts.draw(self.parts.prompt_count, Key(0, iteration=0))
         self.rollout = self.parts.roll_out(prompts, Key(seed=sections.get("seed", 0), iteration=0))
         self.plan, self.condition = self.rollout.plan, self.rollout.condition
@@ -74,9 +75,12 @@ class Case:
         terms = (credit.per_step[..., None] if credit.terms is None else credit.terms).double()
         factors = by_hand_factors(self.method, self.levels.tolist(), self.plan.trained)
         pairs = self.plan.trained.nonzero().tolist()
-        total = sum(self._pair(policy, *pair, terms[tuple(pair)], *factors[pair[2]]) for pair in pairs)
+        losses = [
+            self._pair(policy, prompt, member, at, terms[prompt, member, at], *factors[at])
+            for prompt, member, at in pairs
+        ]
         policy.network.zero_grad()
-        (total / len(pairs)).backward()
+        (sum(losses, torch.zeros(())) / len(pairs)).backward()
         return [parameter.grad.float() for parameter in policy.parameters()]
 
     def law(self, policy, prompt, member, at):
@@ -103,7 +107,8 @@ class Case:
             further = Normal(then.mean + on_ratio * (now.mean - then.mean), then.stddev)
             weighted = further.log_prob(y).mean() - then.log_prob(y).mean()
         ratio = weighted.exp()
-        loss, clip = 0, getattr(method.objective.loss, "clip", None)
+        loss = torch.zeros(())
+        clip: Any = getattr(method.objective.loss, "clip", None)
         for one in credit:
             if method.objective.loss.type == "clipped":
                 loss = loss - torch.minimum(ratio * one, ratio.clamp(1 - clip, 1 + clip) * one)

@@ -130,7 +130,7 @@ def test_every_cell_stays_inside_the_picture(values, write):
 
 def test_more_and_less_than_the_middle_have_different_colours():
     svg = charts.heat(np.array([[0.5, 1.5]]), alt="x", rows=["a"], columns=["b", "c"], x_label="", low=1.0)
-    assert [re.search(r"--\w+", cell.get("style"))[0] for cell in drawn(svg).iter("rect")] == ["--less", "--more"]
+    assert [re.search(r"--\w+", cell.attrib["style"])[0] for cell in drawn(svg).iter("rect")] == ["--less", "--more"]
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])

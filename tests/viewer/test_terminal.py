@@ -15,9 +15,9 @@ from stepcredit.viewer.panels.story import Story
 
 
 def printed(act, width=140):
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    act(console)
-    return console.file.getvalue()
+    page = io.StringIO()
+    act(Console(file=page, width=width, color_system=None))
+    return page.getvalue()
 
 
 def shown(path, **settings):

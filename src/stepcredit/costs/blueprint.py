@@ -27,7 +27,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that some pipelines have and no family asks."""
 
 
-def blueprint(settings: PolicySettings, family: type[Family]) -> Any:
+def blueprint(settings: PolicySettings, family: type[Family[Any]]) -> Any:
     """The pipeline of these settings, its modules on the meta device.
 
     Configurations come from a local folder; of a hub id from its files on this machine, else from what the family has
@@ -105,7 +105,7 @@ class Guessed:
         return Tokens(torch.zeros_like(mask), mask)
 
 
-def _from_folder(folder: Path, settings: PolicySettings, family: type[Family]) -> Any:
+def _from_folder(folder: Path, settings: PolicySettings, family: type[Family[Any]]) -> Any:
     """From the `config.json`s of a folder."""
     index = _read(folder / "model_index.json")
     parts: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _from_folder(folder: Path, settings: PolicySettings, family: type[Family]) -
     return family.pipeline_class()(**parts)
 
 
-def _from_published(published: Published, settings: PolicySettings, family: type[Family]) -> Any:
+def _from_published(published: Published, settings: PolicySettings, family: type[Family[Any]]) -> Any:
     """From what the family's file holds; every text encoder gets a tokenizer that guesses lengths."""
     parts: dict[str, Any] = {part: _part(part, config, settings) for part, config in published.parts.items()}
     for part, config in published.parts.items():
@@ -187,7 +187,7 @@ def _on_this_machine(name: str, settings: PolicySettings) -> Path | None:
     return folder if all(file.is_file() for file in configurations) else None
 
 
-def _from_hub(name: str, settings: PolicySettings, family: type[Family]) -> Path:
+def _from_hub(name: str, settings: PolicySettings, family: type[Family[Any]]) -> Path:
     try:
         return Path(snapshot_download(name, revision=settings.revision, allow_patterns=SMALL_FILES))
     except Exception as error:

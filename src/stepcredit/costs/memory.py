@@ -1,7 +1,7 @@
 """Out of memory, in words: which batch was too large, what would fit by the count, and the flag to set."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -24,7 +24,7 @@ _ELSEWHERE: dict[Phase | None, str] = {
 
 
 @contextmanager
-def explained(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def explained(recipe: Recipe, device: torch.device) -> Generator[None]:
     """Inside, running out of memory becomes a `MemoryNeeded` that says what to do."""
     try:
         yield

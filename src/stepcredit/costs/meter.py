@@ -6,7 +6,7 @@ which would make the peak ten times too high.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operands = [*tensors_of(args), *tensors_of(kwargs.values())]
-        storages = {operand.untyped_storage()._cdata for operand in operands}
+        storages = {operand.untyped_storage()._cdata for operand in operands}  # pyright: ignore[reportPrivateUsage]
         result = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
@@ -73,19 +73,19 @@ def tensors_of(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def metered() -> Iterator[Meter]:
+def metered() -> Generator[Meter]:
     """Inside, work and peak of what runs on the meta device are counted."""
     with fused_attention(), Meter() as meter:
         yield meter
 
 
 @contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> Generator[None]:
     """Inside, attention is as GPUs do it: the whole matrix of weights is never there."""
     # On the meta device PyTorch would multiply it out and keep it for the backward.
     # The function is replaced, since modes of PyTorch do not reach what checkpointing computes again.
     unfused = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = _fused  # type: ignore[assignment]
+    F.scaled_dot_product_attention = _fused
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 """The recipe's generator without weights, on the meta device, and what a meter asks of it."""
 
+import collections.abc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ def encode(policy: Generator, prompts: Sequence[str]) -> tuple[Encoding, Conditi
 
 
 @contextmanager
-def _shadows(encoders: Sequence[Any]) -> Iterator[list[Meter]]:
+def _shadows(encoders: Sequence[Any]) -> collections.abc.Generator[list[Meter]]:
     """Inside, encoders return zeros; there is a meter of what each call would have done."""
     meters: list[Meter] = []
     for encoder in encoders:

@@ -1,5 +1,7 @@
 """The border between a trainer and a credit rule: what goes in and what comes out is checked once, here."""
 
+from torch import Tensor
+
 from stepcredit.errors import CreditError
 from stepcredit.flow.schedules import check_levels
 from stepcredit.records import Credit, Evidence
@@ -37,7 +39,7 @@ def check_evidence(evidence: Evidence, *, mixes: bool = False) -> None:
 def _check_shapes(evidence: Evidence) -> None:
     P, G, K = evidence.rewards.shape
     N = evidence.trained.shape[-1]
-    shapes = {
+    shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
         "trained": (evidence.trained, (P, G, N)),
         "levels": (evidence.transitions.levels, (N + 1,)),
         "weights": (evidence.weights, (K,)),

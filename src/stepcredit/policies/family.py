@@ -167,7 +167,9 @@ class Family(ABC, Generic[Settings]):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `[B, 3, H, W]` or videos `[B, F, 3, H, W]` in [0, 1]."""
 
-    def save_lora(self, folder: Path, layers: Mapping[str, dict[str, Tensor]], notes: Mapping[str, dict]) -> None:
+    def save_lora(
+        self, folder: Path, layers: Mapping[str, dict[str, Tensor]], notes: Mapping[str, dict[str, Any]]
+    ) -> None:
         """Adapter weights and peft's notes on them, by network, in the format of the pipeline's `load_lora_weights`."""
         prefix = self.lora_prefix()
         files = self.lora_files(folder)

@@ -1,7 +1,8 @@
 """A policy made of a family's adapter: what all families share is here, once."""
 
+import collections.abc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ class Generator:
     `pipe` is a pipeline that is loaded already; by default it is loaded as the settings say.
     """
 
-    def __init__(self, family: type[Family], settings: PolicySettings, *, seed: int = 0, pipe: Any = None) -> None:
+    def __init__(self, family: type[Family[Any]], settings: PolicySettings, *, seed: int = 0, pipe: Any = None) -> None:
         self.settings = settings
         # what can be refused without a model is refused before one is loaded
         self.device = device_of(settings)
@@ -115,7 +116,7 @@ class Generator:
         self.surface.keep_reference()
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def reference(self) -> collections.abc.Generator[None]:
         """Inside, velocities are those of the networks before training."""
         networks_now = self._networks
         with self.surface.reference() as references:
@@ -126,7 +127,7 @@ class Generator:
                 self._networks = networks_now
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def alone(self, name: str) -> collections.abc.Generator[None]:
         """Inside, one network gives the velocity at every level; for counting what each costs."""
         networks_now = self._networks
         self._networks = {name: networks_now[name]}
@@ -157,7 +158,7 @@ class Generator:
         return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 
     @contextmanager
-    def _on_device(self, *names: str) -> Iterator[None]:
+    def _on_device(self, *names: str) -> collections.abc.Generator[None]:
         """Parts that wait in main memory are on the device inside. They are frozen, so nothing is copied back."""
         waiting = [name for name in names if name in self._waiting and self.device.type != "cpu"]
         parts = [getattr(self.pipe, name) for name in waiting]
@@ -206,7 +207,7 @@ def device_of(settings: Any, key: str = "policy.device") -> torch.device:
         raise RecipeError(f"{key} is {wanted}, which is not here ({reason}); null takes what there is") from None
 
 
-def _waiting(settings: PolicySettings, family: type[Family]) -> set[str]:
+def _waiting(settings: PolicySettings, family: type[Family[Any]]) -> set[str]:
     """Parts of the pipeline that wait in main memory."""
     waiting: set[str] = set()
     if "vae" in settings.offload:

@@ -21,7 +21,7 @@ from stepcredit.policies.family import Family
 from stepcredit.settings.policies import PolicySettings
 
 
-def load_pipeline(settings: PolicySettings, family: type[Family]) -> Any:
+def load_pipeline(settings: PolicySettings, family: type[Family[Any]]) -> Any:
     """A whole pipeline on the CPU."""
     folder = resolve(settings.weights, family.embedded)
     check_local(folder, index="model_index.json", parts=())
@@ -46,7 +46,7 @@ def load_pipeline(settings: PolicySettings, family: type[Family]) -> Any:
         raise WeightsError(explain(settings, error)) from error
 
 
-def check_family(index: Path, folder: str, family: type[Family]) -> None:
+def check_family(index: Path, folder: str, family: type[Family[Any]]) -> None:
     """The index of a folder or hub id must say that it is this family's pipeline."""
     try:
         pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")

@@ -1,7 +1,7 @@
 """What of a generator is trainable: low-rank adapters, or weights themselves; always in float32."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class Surface:
             }
 
     @contextmanager
-    def reference(self) -> Iterator[Mapping[str, Any]]:
+    def reference(self) -> Generator[Mapping[str, Any]]:
         """The networks before training: adapters switched off, or the copies made by `keep_reference`."""
         if self._reference:
             yield self._reference

@@ -1,6 +1,6 @@
 """Policies beside the one under training: a moving average that is evaluated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -42,7 +42,7 @@ class Average:
         self._model.update_parameters(self._parameters)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> Generator[None]:
         """Inside, the parameters hold the average."""
         self._swap()
         try:
@@ -59,7 +59,7 @@ class Average:
     def _move(self, averages: Sequence[Tensor], parameters: Sequence[Tensor], followed: Tensor | int) -> None:
         # 1/2, 1/3, 1/4, ... is the plain mean; the decay takes over once it moves more.
         weight = max(1 - self._decay, 1 / (int(followed) + 1))
-        torch._foreach_lerp_(list(averages), list(parameters), weight)
+        torch._foreach_lerp_(list(averages), list(parameters), weight)  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Anchors:
             self.average.follow()
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> Generator[None]:
         """Inside, the policy has the weights that are evaluated."""
         if self.average is None:
             yield

@@ -9,7 +9,7 @@ torch, and no file in it imports a pipeline.
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepcredit.errors import RecipeError, nearest
 from stepcredit.settings.policies import PolicySettings
@@ -30,7 +30,7 @@ def settings_class(name: str) -> type[PolicySettings]:
     return _only(PolicySettings, _module(name))
 
 
-def family_of(settings: PolicySettings) -> "type[Family]":
+def family_of(settings: PolicySettings) -> "type[Family[Any]]":
     """The adapter of these settings: the one that stands in their file."""
     return _family(importlib.import_module(type(settings).__module__))
 
@@ -51,7 +51,7 @@ def _module(name: str) -> ModuleType:
         raise RecipeError(f'policy.type "{name}" cannot be imported: {error}; is it on the Python path?') from None
 
 
-def _family(module: ModuleType) -> "type[Family]":
+def _family(module: ModuleType) -> "type[Family[Any]]":
     from stepcredit.policies.family import Family  # here, because it brings torch along
 
     return _only(Family, module)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Story:
     """
 
     run: RunReader
-    metrics: list[dict]
+    metrics: list[dict[str, Any]]
     base: Look | None
     looks: list[Look]
     credits: list[StoredCredit]
@@ -75,7 +75,7 @@ def spread(items: Sequence[Item]) -> list[Item]:
     return [items[round(place)] for place in np.linspace(0, len(items) - 1, _MOST)]
 
 
-def series(metrics: Sequence[dict], key: str) -> tuple[list[int], list[float]]:
+def series(metrics: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """Iterations and values of a metric, NaN where it could not be measured; iterations without it are left out."""
     lines = [line for line in metrics if key in line]
     return [line["iteration"] for line in lines], [number_or_nan(line[key]) for line in lines]
