@@ -88,7 +88,7 @@ def recipe_of(folder_of):
                 },
                 "prompts": {"type": "list", "prompts": PROMPTS},
                 "rollout": {"prompts": 2, "group_size": 3, "steps": 4, "micro_batch": rollout_batch},
-                "method": {"type": "ddpo" if policy["type"] == "sd" else "flow_grpo", "kl_weight": 0.01},
+                "method": {"type": "ddpo" if policy["type"] == "sd" else "flow_grpo", "objective": {"kl_weight": 0.01}},
                 "rewards": [{"type": "custom", "path": "test_costs:brightness"}],
                 "training": {"micro_batch": update_batch, "updates": 2},
             }

@@ -50,14 +50,14 @@ def folders(tmp_path_factory):
 
 def recipe_of(name, folders, surface, **sections):
     policy = {"weights": str(folders[name]), "surface": surface, **FAMILIES[name][1]}
-    kernel = {"kernel": "ddim", "noise_level": 1.0} if name == "sd" else {"noise_level": 0.5}
+    sampler = {"type": "ddim", "noise_level": 1.0} if name == "sd" else {"noise_level": 0.5}
     prompts = {"type": "list", "prompts": ["a red circle", "two green triangles"]}
     return validate(
         {
             "policy": policy,
             "prompts": prompts,
             "rollout": {"prompts": 2, "group_size": 3, "steps": 4},
-            "method": {"type": "otca", **kernel},
+            "method": {"type": "otca", "sampler": sampler},
             "rewards": [
                 {"type": "custom", "path": "test_families:redness"},
                 {"type": "custom", "path": "test_families:contrast"},

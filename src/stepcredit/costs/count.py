@@ -48,7 +48,7 @@ class Need:
 @dataclass(frozen=True)
 class Costs:
     """One iteration. FLOPs: a multiplication and an addition are two. An upper bound: pairs without credit are skipped,
-    prompts that are in the text cache are not encoded again.
+    a state that samples share is computed once, prompts that are in the text cache are not encoded again.
 
     `resident` is on the device all the time, `waiting` in main memory, by part; `needs` come and go. Of FLUX.1-dev with
     the recipe of OTCA: `work` {"rollout": 33_380_524_747_653_120, ...}, `resident` {"network": 23_802_816_640, ...},

@@ -1,11 +1,11 @@
 """Loading without the progress bars of other libraries."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Generator[None]:
     """Inside, diffusers and transformers show no bars; afterwards each is as it was.
 
     A dozen bars for files of a few megabytes hide the one bar that matters. They belong to the process, which may be
