@@ -40,7 +40,7 @@ class Method(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _over_the_paper_s(cls, given: Any) -> Any:
+    def _keep_published_values(cls, given: Any) -> Any:
         """A part that is given in part keeps the paper's values for what is not said."""
         if not isinstance(given, Mapping):
             return given

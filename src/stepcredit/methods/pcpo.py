@@ -10,25 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from stepcredit.methods import dance_grpo
 from stepcredit.methods.base import Method
+from stepcredit.methods.dance_grpo import DanceGRPORule
 from stepcredit.parts.likelihood_ratio import Hinge, LikelihoodRatio
 from stepcredit.parts.planning import Planning
-from stepcredit.parts.rule import Rule
 from stepcredit.parts.sampling import DanceSDE, Stochastic
-from stepcredit.records import Credit, Evidence, over_prompts
-
-
-class PCPORule(Rule):
-    """DanceGRPO's advantages: PCPO differs in what a step counts."""
-
-    def assign(self, evidence: Evidence) -> Credit:
-        return over_prompts(dance_grpo.rule)(
-            evidence.rewards.double(),
-            evidence.weights.double().expand(len(evidence.rewards), -1),
-            trained=evidence.trained,
-            advantage_clip=self.advantage_clip,
-        )
 
 
 class PCPO(Method):
@@ -42,7 +28,7 @@ class PCPO(Method):
     type: Literal["pcpo"] = "pcpo"
     sampler: Stochastic = DanceSDE()
     plan: Planning = Planning()
-    rule: PCPORule = PCPORule()
+    rule: DanceGRPORule = DanceGRPORule()
     objective: LikelihoodRatio = LikelihoodRatio(
         loss=Hinge(clip=1e-4), profile="step_length", place="ratio", form="matching"
     )
