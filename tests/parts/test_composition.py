@@ -71,7 +71,13 @@ PUBLISHED = {
         "objective_floor": 0.0,
         "step_mix": False,
     },
-    "pcpo": {"head": "hinge", "profile": "step_length", "place": "ratio", "form": "matching"},
+    "pcpo": {
+        "mix_of": "advantages",
+        "head": "hinge",
+        "profile": "step_length",
+        "place": "ratio",
+        "form": "matching",
+    },
     "tcd": {"floor": 0.5, "weights": "affine", "compared": "latents"},
     "tempflow_grpo": {**ON_FLOW_SDE, "profile": "noise", "preserve": "factor", "scale": "group"},
 }
