@@ -111,27 +111,23 @@ def test_checking_a_recipe_imports_no_diffusers():
 
 
 @pytest.fixture
-def their_lab(tmp_path, monkeypatch):
-    """A package of somebody else with a family in it, which is the embedded FLUX under another name."""
-    (tmp_path / "their_lab").mkdir()
-    (tmp_path / "their_lab" / "__init__.py").touch()
-    (tmp_path / "their_lab" / "model.py").write_text(
+def their_family(their_lab):
+    """A family of somebody else, which is the embedded FLUX under another name."""
+    name = their_lab(
+        "model",
         "from typing import Literal\n"
         "from stepcredit.policies.families.flux import Flux, FluxFamily\n"
         "class Theirs(Flux):\n"
         "    type: Literal['their_lab.model'] = 'their_lab.model'\n"
         "    sharpness: float = 2.0\n"
         "class TheirFamily(FluxFamily):\n"
-        "    text_batch = 3\n"
+        "    text_batch = 3\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield {"type": "their_lab.model", "resolution": 32, "max_tokens": 12, "surface": {"type": "lora", "rank": 2}}
-    for module in ("their_lab", "their_lab.model"):
-        sys.modules.pop(module, None)
+    return {"type": name, "resolution": 32, "max_tokens": 12, "surface": {"type": "lora", "rank": 2}}
 
 
-def test_a_family_of_ones_own_is_found_by_its_module_and_draws(their_lab):
-    recipe = recipe_with({**their_lab, "sharpness": 3})
+def test_a_family_of_ones_own_is_found_by_its_module_and_draws(their_family):
+    recipe = recipe_with({**their_family, "sharpness": 3})
     assert recipe.policy_name == "their_lab.model"
     assert "sharpness: 3.0" in to_yaml(recipe)
     policy = open_generator(recipe.policy)
@@ -140,9 +136,9 @@ def test_a_family_of_ones_own_is_found_by_its_module_and_draws(their_lab):
     assert policy.velocity(latents, torch.tensor([0.5]), policy.encode(["a red circle"])).isfinite().all()
 
 
-def test_an_unknown_key_of_ones_own_family_names_the_nearest(their_lab):
+def test_an_unknown_key_of_ones_own_family_names_the_nearest(their_family):
     with pytest.raises(RecipeError, match=r'policy\.sharpnes: unknown key; did you mean "sharpness"\?'):
-        recipe_with({**their_lab, "sharpnes": 1})
+        recipe_with({**their_family, "sharpnes": 1})
 
 
 @pytest.mark.parametrize(

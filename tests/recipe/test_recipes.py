@@ -227,10 +227,9 @@ def test_a_module_without_a_method_is_refused(plain):
     assert "exactly one subclass of Method, found 0" in refused(plain)
 
 
-def test_a_method_of_ones_own_is_found_by_its_module(plain, tmp_path, monkeypatch):
-    (tmp_path / "their_lab").mkdir()
-    (tmp_path / "their_lab" / "__init__.py").touch()
-    (tmp_path / "their_lab" / "mine.py").write_text(
+def test_a_method_of_ones_own_is_found_by_its_module(plain, their_lab):
+    name = their_lab(
+        "mine",
         "from typing import Literal\n"
         "from stepcredit.methods.base import Method\n"
         "from stepcredit.methods.dance_grpo import DanceGRPO\n"
@@ -244,10 +243,9 @@ def test_a_method_of_ones_own_is_found_by_its_module(plain, tmp_path, monkeypatc
         "    type: Literal['their_lab.mine'] = 'their_lab.mine'\n"
         "    sampler: Stochastic = DanceSDE()\n"
         "    rule: Sharp = Sharp()\n"
-        "    objective: LikelihoodRatio = LikelihoodRatio()\n"
+        "    objective: LikelihoodRatio = LikelihoodRatio()\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    plain["method"] = {"type": "their_lab.mine", "rule": {"sharpness": 3}}
+    plain["method"] = {"type": name, "rule": {"sharpness": 3}}
     recipe = validate(plain)
     assert recipe.method.rule.model_dump()["sharpness"] == 3.0
     assert yaml.safe_load(to_yaml(recipe))["method"]["rule"]["sharpness"] == 3.0

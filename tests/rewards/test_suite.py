@@ -285,18 +285,17 @@ def test_composition_scores_scenes_and_names_foreign_captions():
 
 
 @pytest.fixture
-def their_module(tmp_path, monkeypatch):
-    (tmp_path / "their_rewards.py").write_text(
+def their_module(their_lab):
+    return their_lab(
+        "rewards",
         "def darkness(images, prompts):\n"
         "    return [1 - image.mean() / 255 + len(prompt) for image, prompt in zip(images, prompts)]\n"
         "def spelling(images, texts, *, facts):\n"
         "    return [len(text) * len(known['word']) for text, known in zip(texts, facts)]\n"
         "class Callable:\n"
         "    def __call__(self, images, prompts): return [0.5] * len(images)\n"
-        "instance = Callable()\n"
+        "instance = Callable()\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    return "their_rewards"
 
 
 def test_a_function_of_ones_own_scores_pictures_and_prompts(their_module):
@@ -305,7 +304,7 @@ def test_a_function_of_ones_own_scores_pictures_and_prompts(their_module):
     wanted = [1 - image.mean() / 255 + len("a red circle") for image in PICTURES.media]
     np.testing.assert_allclose(scores[:, 0], wanted)
     assert problems == ()
-    assert reward.fingerprint()["file"].endswith("their_rewards.py")
+    assert reward.fingerprint()["file"].endswith("rewards.py")
 
 
 def test_a_function_with_a_parameter_facts_gets_those_of_each_sample(their_module):
@@ -323,10 +322,10 @@ def test_a_builtin_without_a_signature_is_called_without_facts():
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("their_rewards.darkness", "has no colon; write it as package.module:function"),
+        ("their_lab.rewards.darkness", "has no colon; write it as package.module:function"),
         ("nowhere_at_all:f", "is the module on the Python path"),
-        ("their_rewards:lightness", 'their_rewards has no "lightness"'),
-        ("their_rewards:", 'has no ""'),
+        ("their_lab.rewards:lightness", 'their_lab.rewards has no "lightness"'),
+        ("their_lab.rewards:", 'has no ""'),
     ],
 )
 def test_a_path_that_leads_nowhere_is_refused(their_module, path, reason):

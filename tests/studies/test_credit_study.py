@@ -168,21 +168,16 @@ assert len(RULE.splitlines()) < 60
 
 
 @pytest.fixture(params=["a package", "the folder"])
-def own_rule(request, tmp_path, monkeypatch):
+def own_rule(request, their_lab, tmp_path, monkeypatch):
     """Its name: once in a package of somebody else, once as a file in the folder of methods."""
-    name = "their_lab.sign_late" if request.param == "a package" else "sign_late"
-    folder = tmp_path / "code" / "their_lab"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "sign_late.py").write_text(RULE.replace("NAME", name))
     if request.param == "a package":
-        monkeypatch.syspath_prepend(folder.parent)
-    else:
-        monkeypatch.setattr(stepcredit.methods, "__path__", [*stepcredit.methods.__path__, str(folder)])
+        yield their_lab("sign_late", RULE.replace("NAME", "their_lab.sign_late"))
+        return
+    (tmp_path / "sign_late.py").write_text(RULE.replace("NAME", "sign_late"))
+    monkeypatch.setattr(stepcredit.methods, "__path__", [*stepcredit.methods.__path__, str(tmp_path)])
     importlib.invalidate_caches()
-    yield name
-    for module in ("their_lab", "their_lab.sign_late", "stepcredit.methods.sign_late"):
-        sys.modules.pop(module, None)
+    yield "sign_late"
+    sys.modules.pop("stepcredit.methods.sign_late", None)
     stepcredit.methods.__dict__.pop("sign_late", None)
 
 

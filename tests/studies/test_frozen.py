@@ -152,20 +152,17 @@ class Late(Method):
     paper: ClassVar[str] = "ours"
     summary: ClassVar[str] = "DanceGRPO on the last trained step"
     fills: ClassVar[str] = "when"
-    type: Literal["another_lab.late"] = "another_lab.late"
+    type: Literal["their_lab.late"] = "their_lab.late"
     sampler: Stochastic = DanceSDE()
     rule: LateRule = LateRule()
     objective: LikelihoodRatio = LikelihoodRatio()
 """
 
 
-def test_a_rule_of_ones_own_is_laid_beside(stored, tmp_path, monkeypatch):
-    (tmp_path / "another_lab").mkdir()
-    (tmp_path / "another_lab" / "__init__.py").touch()
-    (tmp_path / "another_lab" / "late.py").write_text(RULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    found, _ = frozen.lay_side_by_side(stored, [], ["dance_grpo", "another_lab.late"])
-    late = found.verdicts["another_lab.late"]
+def test_a_rule_of_ones_own_is_laid_beside(stored, their_lab):
+    name = their_lab("late", RULE)
+    found, _ = frozen.lay_side_by_side(stored, [], ["dance_grpo", name])
+    late = found.verdicts[name]
     assert late.zero_share == pytest.approx(0.75, abs=1e-6)
     assert late.early_share == 0
     assert found.verdicts["dance_grpo"].zero_share == 0
