@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from stepcredit.foreign import surroundings
@@ -92,24 +92,21 @@ class _Call(Generic[Value]):
     def run(self) -> Outcome[Value]:
         """Here and now; only Ctrl-C gets through, which belongs to the user."""
         try:
-            value, reason = self._attempt()
+            attempt = self._attempt()
         finally:
             changed = surroundings.put_back(self._before)
-        return Outcome(value, reason, changed)
+        return replace(attempt, changed=changed)
 
     def run_elsewhere(self) -> None:
         """In a thread of its own, into `outcome`."""
         try:
             # Gradient mode, default device and their like belong to a thread, and a new one begins with torch's own.
             surroundings.put_back(self._before)
-            try:
-                value, reason = self._attempt()
-            except KeyboardInterrupt as error:  # the user's are raised in the main thread
-                value, reason = None, describe(error)
+            attempt = self._attempt()
             with self._lock:
                 # Nobody waits any more: to put things back now would change them under somebody's hands.
                 if not self._left:
-                    self.outcome = Outcome(value, reason, surroundings.put_back(self._before))
+                    self.outcome = replace(attempt, changed=surroundings.put_back(self._before))
         finally:
             self.over.set()
 
@@ -119,15 +116,16 @@ class _Call(Generic[Value]):
             self._left = True
             return surroundings.put_back(self._before)
 
-    def _attempt(self) -> tuple[Value | None, str | None]:
+    def _attempt(self) -> Outcome[Value]:
         if self._seed is not None:
             surroundings.seed_generators(self._seed)
         try:
-            return self._function(), None
-        except KeyboardInterrupt:
-            raise
+            return Outcome(self._function())
         except BaseException as error:  # sys.exit, cancelled tasks: foreign code must not end the run
-            return None, describe(error)
+            # Python raises the user's Ctrl-C in the main thread alone; in any other it is the code's own.
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
+            return Outcome(None, describe(error))
 
 
 def describe(error: BaseException) -> str:

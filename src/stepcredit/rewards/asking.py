@@ -54,7 +54,7 @@ class Fenced:
         output = self._reward.score(batch)
         count = len(batch.media)
         columns: Columns = {}
-        problems = [self._problem(said, count) for said in _listed(output.errors)]
+        problems = [self._problem(error, count) for error in _listed(output.errors)]
         for name in self.outputs:
             columns[name], reasons = self._numbers(name, output.scores, count)
             problems += reasons
@@ -73,22 +73,24 @@ class Fenced:
             return np.full(count, np.nan), [Problem(name, (), shortened(error))]
         return values, list(Problem.by_reason(name, reasons))
 
-    def _problem(self, said: Any, count: int) -> Problem:
+    def _problem(self, error: Any, count: int) -> Problem:
         """What the reward says about missing scores, in the form that it should have."""
-        if not isinstance(said, Problem):
-            return Problem(self._label, (), shortened(said))
+        if not isinstance(error, Problem):
+            return Problem(self._label, (), shortened(error))
         # Names that are not its own would be read as another reward's, and rows that are not there by nobody.
-        names = [name for name in self.outputs if name in str(said.reward).split("+")]
-        numbers = [row for row in _listed(said.rows) if isinstance(row, int | np.integer) and not isinstance(row, bool)]
+        names = [name for name in self.outputs if name in str(error.reward).split("+")]
+        numbers = [
+            row for row in _listed(error.rows) if isinstance(row, int | np.integer) and not isinstance(row, bool)
+        ]
         rows = tuple(int(row) for row in numbers if 0 <= row < count)
-        return Problem("+".join(names) or self._label, rows, shortened(said.reason))
+        return Problem("+".join(names) or self._label, rows, shortened(error.reason))
 
     def _checked(self, columns: Columns, problems: list[Problem]) -> tuple[Columns, list[Problem]]:
         """Finite numbers and NaN, with a problem for every NaN that the reward's own do not explain."""
         finite: Columns = {}
         for name, values in columns.items():
             # Problems of one output say nothing of the next: each is told what is wrong with itself.
-            finite[name], own_problems = _checked(name, values, problems)
+            finite[name], own_problems = _finite(name, values, problems)
             problems = problems + own_problems
         return finite, problems
 
@@ -99,7 +101,7 @@ class Fenced:
         return [Problem(self._label, (), f"changed {name}; it was put back") for name in news]
 
 
-def _checked(
+def _finite(
     name: str, values: Float[np.ndarray, " B"], problems: Sequence[Problem]
 ) -> tuple[Float[np.ndarray, " B"], list[Problem]]:
     """One column without infinities, and why numbers are missing in it where no problem says so."""
@@ -122,6 +124,11 @@ def _explained(name: str, count: int, problems: Sequence[Problem]) -> Bool[np.nd
             # No rows stand for all. `isin` and not an index: rows come from foreign code and may be out of range.
             explained |= np.isin(np.arange(count), problem.rows) if problem.rows else True
     return explained
+
+
+def _is_row(row: Any, count: int) -> bool:
+    """Whether this is the number of a row; Python counts True as 1."""
+    return isinstance(row, int | np.integer) and not isinstance(row, bool) and 0 <= row < count
 
 
 def _listed(several: Any) -> list[Any]:
