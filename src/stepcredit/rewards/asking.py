@@ -31,7 +31,6 @@ class Fenced:
         self._reward = reward
         self._label = "+".join(self.outputs)
         self._fence = Fence(getattr(reward, "time_limit", None))
-        self._changed_before: set[str] = set()
 
     def ask(self, batch: RewardBatch, *, seed: int, waiting: Callable[[], None]) -> tuple[Columns, list[Problem]]:
         """Its columns; whatever is wrong with them is NaN and a problem."""
@@ -42,7 +41,8 @@ class Fenced:
             problems = [Problem(self._label, (), outcome.reason or "answered nothing")]
         else:
             columns, problems = self._checked(*outcome.value)
-        return columns, problems + self._changes(outcome.changed)
+        changes = [Problem(self._label, (), f"changed {name}; it was put back") for name in outcome.changed]
+        return columns, problems + changes
 
     def fingerprint(self) -> dict[str, str]:
         """What the reward says of itself; one that fails at it has said so."""
@@ -93,12 +93,6 @@ class Fenced:
             finite[name], own_problems = _finite(name, values, problems)
             problems = problems + own_problems
         return finite, problems
-
-    def _changes(self, changed: Sequence[str]) -> list[Problem]:
-        """What the call changed around it, told once: it is put back every time."""
-        news = [name for name in changed if name not in self._changed_before]
-        self._changed_before.update(news)
-        return [Problem(self._label, (), f"changed {name}; it was put back") for name in news]
 
 
 def _finite(

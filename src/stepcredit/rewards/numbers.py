@@ -12,6 +12,7 @@ from torch import Tensor
 from stepcredit.errors import RewardError
 
 _WANTED = "wanted one number each"
+_MASKED = "masked by the reward"
 _KINDS = {"c": "complex numbers", "U": "text", "S": "bytes", "M": "dates", "m": "durations"}
 """Kinds of NumPy arrays that it would make floats of, though they are no scores."""
 
@@ -31,7 +32,7 @@ def numbers_of(answer: object, count: int) -> tuple[Float[np.ndarray, " B"], dic
     if isinstance(answer, np.ma.MaskedArray):
         values, reasons = _plain(np.ma.getdata(answer), count)
         hidden = np.ma.getmaskarray(answer)  # there may be anything under a mask
-        masked = dict.fromkeys(np.flatnonzero(hidden).tolist(), "masked by the reward")
+        masked = dict.fromkeys(np.flatnonzero(hidden).tolist(), _MASKED)
         return np.where(hidden, np.nan, values), reasons | masked
     if isinstance(answer, Tensor):
         return _plain(_array(answer), count)
@@ -66,7 +67,7 @@ def _each(items: list[Any], count: int) -> tuple[np.ndarray, dict[int, str]]:
         except OverflowError:
             reasons[row] = "returned a number too large for float64"
         except (TypeError, ValueError):
-            reasons[row] = f"returned {_called(item)}; {_WANTED}"
+            reasons[row] = _MASKED if item is np.ma.masked else f"returned {_called(item)}; {_WANTED}"
     return values, reasons
 
 
@@ -115,5 +116,5 @@ def _called(answer: Any) -> str:
     if isinstance(answer, str):
         return "text"
     if isinstance(answer, Tensor | np.ndarray):
-        return f"shape {tuple(answer.shape)}"
+        return f"shape {tuple(answer.shape)}" if answer.ndim else str(answer.dtype)
     return type(answer).__name__

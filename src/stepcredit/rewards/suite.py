@@ -14,7 +14,7 @@ class RewardSuite:
     """Several rewards, in the recipe's order, each behind a fence."""
 
     def __init__(self, rewards: Sequence[Reward | Fenced]) -> None:
-        # One that stands in two suites has one fence: what was told once, and a call that hangs, belong to both.
+        # One that stands in two suites has one fence: a call that hangs keeps it from both.
         self._rewards = tuple(reward if isinstance(reward, Fenced) else Fenced(reward) for reward in rewards)
         self.names = tuple(name for reward in self._rewards for name in reward.outputs)
 
