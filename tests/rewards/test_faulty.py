@@ -5,6 +5,7 @@ numbers) and a part of what is said about it.
 """
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -191,7 +192,7 @@ def test_whatever_a_reward_says_of_its_failures_costs_no_score(errors, problem):
 # In a run
 
 
-def run(folder, monkeypatch, rewards, looked_at):
+def run(folder, monkeypatch, rewards, looked_at, screen=None):
     """Two iterations that learn nothing from these rewards; looks are scored by others."""
     names = [reward.outputs[0] for reward in rewards]
     recipe = make_recipe(
@@ -208,7 +209,7 @@ def run(folder, monkeypatch, rewards, looked_at):
         return parts, Evaluator(Listed(PROMPTS), RewardSuite(looked_at))
 
     monkeypatch.setattr(api, "build_parts", build)
-    return api.train(recipe, console=Console(quiet=True))
+    return api.train(recipe, console=Console(file=screen or io.StringIO(), width=10_000))
 
 
 def test_a_run_with_all_of_them_has_the_numbers_of_one_without(theirs, tmp_path, monkeypatch):
@@ -216,7 +217,8 @@ def test_a_run_with_all_of_them_has_the_numbers_of_one_without(theirs, tmp_path,
     healthy = [Brightness(), Contrast("contrast")]
     run(tmp_path / "without", monkeypatch, healthy[:1], healthy)
     faulty = [custom(name) for name in faults]
-    run(tmp_path / "with", monkeypatch, [healthy[0], *faulty], [healthy[0], *faulty, healthy[1]])
+    screen = io.StringIO()
+    run(tmp_path / "with", monkeypatch, [healthy[0], *faulty], [healthy[0], *faulty, healthy[1]], screen)
     without, beside = RunReader(tmp_path / "without"), RunReader(tmp_path / "with")
     for clean, noisy in zip(without.metrics(), beside.metrics(), strict=True):
         for key in ("reward/brightness", "reward/brightness/spread", "reward/brightness/missing"):
@@ -233,6 +235,7 @@ def test_a_run_with_all_of_them_has_the_numbers_of_one_without(theirs, tmp_path,
         for row, picture in clean.pictures.items():
             np.testing.assert_array_equal(noisy.pictures[row], picture)
     lines = [json.loads(line) for line in (tmp_path / "with" / "problems.jsonl").read_text().splitlines()]
+    assert "this recipe runs code of fakes (" in screen.getvalue()
     assert {line["reward"] for line in lines} == {name for name in faults if FAULTS[name][2] is not None}
 
 
