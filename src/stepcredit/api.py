@@ -24,6 +24,7 @@ from stepcredit.files.text import write_json
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
+from stepcredit.recipe.foreign import warning_of
 from stepcredit.recipe.load import DEFAULT, changed_keys, load_recipe, to_yaml
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs.environment import describe
@@ -140,13 +141,7 @@ def _run(
 ) -> Run:
     """The loop with everybody who watches it."""
     began = time.perf_counter()
-    count = sum(parameter.numel() for parameter in parts.policy.parameters())
-    console.print(
-        f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
-        f"objectives {', '.join(parts.rewards.names)}; writing {escape(str(folder.path))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _announce(recipe, parts, folder, console)
     show = ConsoleTracker(console, recipe.training.planned, every=10, done=start.iteration)
     services = build_trackers(recipe, folder.path, show.tell)
     live = [LiveReport(folder.path, show.tell)] if recipe.output.report else []
@@ -170,6 +165,20 @@ def _run(
     written = "   ".join(f"{what}: {where}" for what, where in places.items())
     console.print(f"{time.perf_counter() - began:.0f} s   {written}", highlight=False, soft_wrap=True, markup=False)
     return Run(folder.path, rows)
+
+
+def _announce(recipe: Recipe, parts: Parts, folder: RunFolder, console: Console) -> None:
+    """What is about to run, and whose code is in it."""
+    count = sum(parameter.numel() for parameter in parts.policy.parameters())
+    console.print(
+        f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
+        f"objectives {', '.join(parts.rewards.names)}; writing {escape(str(folder.path))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    warning = warning_of(recipe)
+    if warning is not None:
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
 
 
 def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:

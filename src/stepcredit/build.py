@@ -206,4 +206,4 @@ def build_reward(settings: RewardChoice, device: torch.device) -> Reward:
         case Diversity():
             return diversity.Diversity(name=name)
         case Custom():
-            return custom.Custom(settings.path, name=name)
+            return custom.Custom(settings.path, name=name, time_limit=settings.time_limit)

@@ -115,7 +115,7 @@ def test_a_page_names_what_is_cited_and_how_it_was_checked(name):
     source = " ".join(section(name, "Source").split())
     keys = re.findall(r"arXiv (\d{4}\.\d{5})", source)
     assert set(keys) <= entries().keys()
-    cited = dict(references(load_recipe(overrides=["--method.type", name])))
+    cited = dict(references(load_recipe(overrides=["--method.type", name]).model_dump(mode="json")))
     (entry,) = [entry for what, entry in cited.items() if f"method {name}" in what.split(", ")]
     assert entry == entries()[keys[0]]
     how = {"formula": "Checked against: formula.", "code": "Checked against: formula and published code"}

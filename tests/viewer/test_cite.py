@@ -18,7 +18,8 @@ SOURCE = (resources.files("stepcredit.viewer") / "references.bib").read_text(enc
 
 def cited(*flags, recipe="recipes/scenes/otca.yaml"):
     """Keys of what is cited, with what for."""
-    return {re.match(r"@\w+\{([^,]+),", entry)[1]: what for what, entry in references(load_recipe(recipe, flags))}
+    recipe = load_recipe(recipe, flags).model_dump(mode="json")
+    return {re.match(r"@\w+\{([^,]+),", entry)[1]: what for what, entry in references(recipe)}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")

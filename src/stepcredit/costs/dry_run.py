@@ -8,6 +8,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from stepcredit.costs.count import Costs, count_costs, first_plan, samples_of, uses_reference
+from stepcredit.recipe.foreign import warning_of
 from stepcredit.recipe.load import to_yaml
 from stepcredit.recipe.recipe import Recipe
 
@@ -84,6 +85,9 @@ def show(recipe: Recipe, console: Console, *, peak_tflops: float, utilisation: f
     _say(console, f"In main memory: {waiting}.")
     seconds = costs.seconds(peak_tflops=peak_tflops, utilisation=utilisation) * recipe.training.iterations
     _say(console, f"\n{_whole_run(recipe, geometry, costs, seconds)} Nothing was loaded or written.")
+    warning = warning_of(recipe)
+    if warning is not None:
+        console.print(f"\n{warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
 
 
 def _iteration(recipe: Recipe, geometry: Geometry) -> Table:

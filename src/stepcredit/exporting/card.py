@@ -104,7 +104,7 @@ def render(reader: RunReader, recipe: Recipe, exported: Exported) -> str:
         rewards=_rewards(reader),
         recipe=yaml.safe_dump(without_paths(reader.recipe), sort_keys=False, allow_unicode=True).rstrip(),
         licence=_licence(base, exported),
-        bibtex="\n\n".join(entry for _, entry in references(recipe)),
+        bibtex="\n\n".join(entry for _, entry in references(reader.recipe)),
     )
 
 

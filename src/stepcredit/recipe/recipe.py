@@ -1,7 +1,7 @@
 """A recipe: everything that defines a run. A missing key is the method's published setting, or a sane default."""
 
-import importlib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializeAsAny, model_validator
 
 from stepcredit.errors import RecipeError, nearest
+from stepcredit.foreign.modules import import_named
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
 from stepcredit.settings.policies import PolicySettings
@@ -137,10 +138,7 @@ def _method_module(name: str) -> ModuleType:
         raise RecipeError(f'there is no method "{name}"; {nearest(name, known)}')
     if "" in name.split("."):  # ".otca" would be taken relative to whoever imports
         raise RecipeError(f'method "{name}" is not a module; write it as package.module')
-    try:
-        return importlib.import_module(name if "." in name else f"stepcredit.methods.{name}")
-    except ModuleNotFoundError as error:
-        raise RecipeError(f'method "{name}" cannot be imported: {error}; is it on the Python path?') from None
+    return import_named(name, key=f'method "{name}"') if "." in name else import_module(f"stepcredit.methods.{name}")
 
 
 def _is_method(item: object) -> bool:

@@ -103,7 +103,10 @@ class Custom(RewardSettings):
     type: Literal["custom"] = "custom"
     path: str
     """`package.module:name`; called as name(pictures or videos, texts) -> one score each, with facts=[...], what the
-    source knows of each prompt, where it has a parameter of that name."""
+    source knows of each prompt, where it has a parameter of that name. It is code, and is run."""
+    # Longer than any honest call for a whole batch; a hang hears Ctrl-C meanwhile.
+    time_limit: float | None = Field(default=3600, gt=0)
+    """Seconds after which a call is given up and its samples have no score; null waits for ever, without a thread."""
 
 
 RewardChoice = Annotated[

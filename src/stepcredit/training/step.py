@@ -49,7 +49,8 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
 
     rollout = parts.roll_out(prompts, key, progress)
     unusable = count_unusable(rollout)
-    rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=parts.roll_out.micro_batch)
+    micro_batch = parts.roll_out.micro_batch
+    rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=micro_batch, progress=progress)
 
     # Whole groups, never parts of them: an advantage compares a sample with all of its siblings.
     credit = parts.method.credit(evidence_of(rollout, rewards, parts.objective_weights))
@@ -69,15 +70,24 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
 
 
 def score(
-    policy: Policy, rewards: RewardSuite, rollout: Rollout, prompts: Sequence[Prompt], *, micro_batch: int
+    policy: Policy,
+    rewards: RewardSuite,
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    *,
+    micro_batch: int,
+    progress: Progress = silent,
 ) -> RewardTable:
-    """Decode the final latents and ask every reward; samples that are not finite get NaN."""
+    """Decode the final latents and ask every reward; samples that are not finite get NaN.
+
+    `progress` hears of no pairs, again and again, while a reward of somebody else works: a hang can be interrupted.
+    """
     members = rollout.final.shape[1]
     media = decode(policy, rollout.final.flatten(0, 1), micro_batch)
     repeated = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
     # One call for all samples: rewards such as diversity look at a group, and networks like full batches.
-    scores, problems = rewards.score(RewardBatch(media, repeated, groups, policy.fps))
+    scores, problems = rewards.score(RewardBatch(media, repeated, groups, policy.fps), waiting=lambda: progress(0))
     table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
     # Decoded as black, which a scorer may well like.
     broken = ~rollout.final.flatten(2).isfinite().all(-1).cpu()

@@ -1,10 +1,13 @@
 """BibTeX of exactly what a run used."""
 
 import re
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
-from stepcredit.recipe.recipe import Recipe
-from stepcredit.settings.policies import ClassifierFree, LoRA
+from stepcredit.recipe.papers import paper_of_method, paper_of_model
+from stepcredit.runs.layout import today
+from stepcredit.settings.keys import labels
 
 _KERNELS = {"flow_sde": "2505.05470", "dance_sde": "2505.07818", "cps": "2509.05952", "ddim": "2010.02502"}
 _REWARDS = {
@@ -16,19 +19,26 @@ _REWARDS = {
 }
 
 
-def references(recipe: Recipe) -> list[tuple[str, str]]:
-    """What each is cited for, and its entry; things without a paper are left out."""
-    kernel = recipe.method.sampler.kernel
+def references(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What each is cited for, and its entry; things without a paper are left out.
+
+    recipe   resolved, as plain data: methods, models and rewards of somebody else are neither run nor cited
+    """
+    recipe = today(recipe)
+    method = recipe["method"]
+    policy = recipe["policy"]
+    kernel = method["sampler"]["type"]
     uses = {
-        f"method {recipe.method_name}": _arxiv(recipe.method.paper),
+        f"method {method['type']}": _arxiv(paper_of_method(method["type"])),
         f"kernel {kernel}": _KERNELS.get(kernel, ""),
-        f"model {recipe.policy_name}": recipe.policy.paper,
+        f"model {policy['type']}": paper_of_model(policy["type"]),
     }
-    for reward in (*recipe.rewards, *recipe.held_out):
-        uses[f"reward {', '.join(reward.labels)}"] = _REWARDS.get(reward.type, "")
-    if isinstance(recipe.policy, ClassifierFree) and recipe.policy.guidance > 1:
+    for reward in (*recipe["rewards"], *recipe["held_out"]):
+        uses[f"reward {', '.join(labels(reward))}"] = _REWARDS.get(reward["type"], "")
+    # A guidance alone may be a number that the network is told; a second forward has a prompt of its own.
+    if "negative_prompt" in policy and policy["guidance"] > 1:
         uses["guidance"] = "2207.12598"
-    if isinstance(recipe.policy.surface, LoRA):
+    if policy["surface"]["type"] == "lora":
         uses["low-rank adapters"] = "2106.09685"
     uses["optimiser"] = "1711.05101"
     bibliography = entries()

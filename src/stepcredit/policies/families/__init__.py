@@ -6,12 +6,13 @@ its module, `policy: {type: my_package.my_family}`. Recipes are checked with thi
 torch, and no file in it imports a pipeline.
 """
 
-import importlib
 import pkgutil
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepcredit.errors import RecipeError, nearest
+from stepcredit.foreign.modules import import_named
 from stepcredit.settings.policies import PolicySettings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def settings_class(name: str) -> type[PolicySettings]:
 
 def family_of(settings: PolicySettings) -> "type[Family[Any]]":
     """The adapter of these settings: the one that stands in their file."""
-    return _family(importlib.import_module(type(settings).__module__))
+    return _family(import_module(type(settings).__module__))
 
 
 def taking(pipeline: str) -> str | None:
@@ -45,10 +46,8 @@ def _module(name: str) -> ModuleType:
         raise RecipeError(f'policy: there is no type "{name}"; {nearest(name, names())}')
     if "" in name.split("."):
         raise RecipeError(f'policy.type "{name}" is not a module; write it as package.module')
-    try:
-        return importlib.import_module(name if "." in name else f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise RecipeError(f'policy.type "{name}" cannot be imported: {error}; is it on the Python path?') from None
+    # Only of somebody else behind the fence, which brings torch along.
+    return import_named(name, key=f'policy.type "{name}"') if "." in name else import_module(f"{__name__}.{name}")
 
 
 def _family(module: ModuleType) -> "type[Family[Any]]":
