@@ -53,31 +53,38 @@ class LastWhole:
     def begin(self, iteration: int) -> None:
         """After so many whole iterations another one begins."""
         self._iteration: int | None = iteration
+        self._is_written = True
         self._began_with = iteration
         self._silent_before = dict(self.silent)
         self._average_steps = self._average.steps if self._average else 0
         self._copy: State | None = None
 
     def finish(self) -> None:
-        """The iteration is whole: all of its optimiser steps were taken."""
+        """All of the iteration's optimiser steps were taken; it is whole once it is `written`."""
         self._iteration = self._began_with + 1
+        self._is_written = False
+
+    def written(self) -> None:
+        """All numbers of the iteration are in the run folder: a run could not go on behind a gap in them."""
+        self._is_written = True
 
     @property
     def can_go_back(self) -> bool:
         """Whether the state from before this iteration is still there."""
         return self._copy is not None or self._is_as_it_began()
 
-    def newest(self, written: int) -> int | None:
-        """Leaves the newest state in memory that is whole and not ahead of the `written` iterations; its number.
+    def newest(self) -> int | None:
+        """Leaves the newest state that is whole in memory, and returns after how many iterations it is.
 
-        None if there is none: weights were changed, are not finite, or are ahead, and were too large to be copied.
+        None if there is none: weights were changed, are not finite or not written, and were too large to be copied.
         """
-        if self._iteration is not None and self._iteration <= written and self._is_usable():
+        if self._iteration is not None and self._is_written and self._is_usable():
             return self._iteration
-        if self._copy is None or self._began_with > written:
+        if self._copy is None:
             return None
         self._put_back(self._copy)
         self._iteration = self._began_with
+        self._is_written = True
         return self._iteration
 
     def _is_as_it_began(self) -> bool:

@@ -22,7 +22,6 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import silent as unheard
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
-from stepcredit.runs.reader import RunReader
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
@@ -118,9 +117,11 @@ class Loop:
                 # A state that cannot be gone back to can only be saved beside its line.
                 if not last.can_go_back:
                     self._report(done, seconds, {})
+                    last.written()
                 raise
             # Written down before the run may be stopped for its rewards: the reasons are in what is written.
             self._report(done, seconds, means)
+            last.written()
             watch_rewards(last.silent, done.rewards)
             # After the iteration's line: a run whose checkpoint is ahead of its metrics could not go on without a gap.
             if over or self._is_checkpoint(finished):
@@ -165,8 +166,7 @@ class Loop:
 
     def _save_whole(self, start: Counters, last: LastWhole) -> int:
         """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
-        written = len(RunReader(self.folder.path).metrics())
-        newest = last.newest(written)
+        newest = last.newest()
         # One that is there already has the means of its look, too; before the first iteration there is nothing to save.
         if newest not in {None, start.iteration} and not (self.folder.checkpoints / f"{newest:06d}").is_dir():
             self._save(newest, last.silent, {})
