@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from stepcredit.build import build_evaluator, build_parts, build_policy, build_rewards, build_trackers
@@ -19,7 +18,9 @@ from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.exporting.export import export as export
+from stepcredit.files import screen
 from stepcredit.files.media import suffix
+from stepcredit.files.streams import unbroken
 from stepcredit.files.text import write_json
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.policies.guided import Guided
@@ -36,6 +37,7 @@ from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt
+from stepcredit.training.last_metre import attempt
 from stepcredit.training.loop import Evaluator, Loop, look
 from stepcredit.training.step import Parts
 from stepcredit.viewer import report
@@ -114,7 +116,9 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
             path, passed = checkpoint.newest(folder.checkpoints)
             start = checkpoint.restore(path, parts.policy, parts.optimiser, parts.anchors.average)
             for sentence in passed:
-                console.print(f"[yellow]{escape(sentence)}; going on from {path.name} instead[/]", soft_wrap=True)
+                console.print(
+                    f"[yellow]{screen.literal(sentence)}; going on from {path.name} instead[/]", soft_wrap=True
+                )
         if start.iteration > recipe.training.iterations:
             raise RunError(
                 f"{folder.path} has {start.iteration} iterations, training.iterations asks for "
@@ -124,12 +128,14 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
         folder.rewind(start.iteration)
         folder.write_text("run.yaml", to_yaml(recipe))
         base = reader.look(0) if 0 in reader.looks() else None
-        console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)
+        went_on = f"going on with {folder.path} after {start.iteration} iterations"
+        console.print(screen.plain(went_on), highlight=False, markup=False)
         return _run(recipe, parts, evaluator, folder, console, start, base)
     finally:
         folder.release()
 
 
+@unbroken()
 def _run(
     recipe: Recipe,
     parts: Parts,
@@ -152,17 +158,20 @@ def _run(
             rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt).run(start, base)
     finally:
         for tracker in trackers:
-            tracker.close()
+            attempt(tracker.close, partial(_tell_end, show, f"the end of {type(tracker).__name__}"))
     if rows is None:
         _tell_stopped(recipe, folder, console)
         return Run(folder.path, [], interrupt.signal)
-    console.print(differences(rows, set(recipe.objectives)))
+    attempt(
+        lambda: console.print(differences(rows, set(recipe.objectives))), partial(_tell_end, show, "the table of gains")
+    )
     places = {
         "before and after": folder.path / f"before_after{suffix(parts.policy.fps)}",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
     }
     places |= {"report": folder.path / "report.html"} if live else {}
-    written = "   ".join(f"{what}: {where}" for what, where in places.items())
+    # A picture that could not be made was told of; here is what there is.
+    written = "   ".join(f"{what}: {screen.plain(where)}" for what, where in places.items() if where.exists())
     console.print(f"{time.perf_counter() - began:.0f} s   {written}", highlight=False, soft_wrap=True, markup=False)
     return Run(folder.path, rows)
 
@@ -171,14 +180,19 @@ def _announce(recipe: Recipe, parts: Parts, folder: RunFolder, console: Console)
     """What is about to run, and whose code is in it."""
     count = sum(parameter.numel() for parameter in parts.policy.parameters())
     console.print(
-        f"[bold]{recipe.method_name}[/] on {recipe.policy.weights}, seed {recipe.seed}: {count:,} trained parameters, "
-        f"objectives {', '.join(parts.rewards.names)}; writing {escape(str(folder.path))}",
+        f"[bold]{screen.name(recipe.method_name)}[/] on {screen.literal(recipe.policy.weights)}, seed {recipe.seed}: "
+        f"{count:,} trained parameters, objectives {', '.join(map(screen.name, parts.rewards.names))}; "
+        f"writing {screen.literal(folder.path)}",
         highlight=False,
         soft_wrap=True,
     )
     warning = warning_of(recipe)
     if warning is not None:
-        console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        console.print(screen.plain(warning), style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _tell_end(show: ConsoleTracker, what: str, sentence: str) -> None:
+    show.tell(f"{what} {sentence}")
 
 
 def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
@@ -186,7 +200,7 @@ def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
     console.print(
         # With a budget nobody knows how many iterations it would have been.
         f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
-        f"stepcredit train --resume {folder.path}",
+        f"stepcredit train --resume {screen.plain(folder.path)}",
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -26,7 +26,7 @@ from stepcredit.evaluation.paired import compare, summarise
 from stepcredit.prompts.sources import Listed
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
-from stepcredit.training import checkpoint
+from stepcredit.training import checkpoint, last_whole, loop
 from stepcredit.training.interrupt import Interrupt
 from stepcredit.training.loop import Evaluator
 
@@ -203,8 +203,10 @@ def test_a_second_signal_drops_the_iteration_if_no_weight_has_changed_and_finish
 ):
     on_fakes(monkeypatch, stop_at(moment, iteration))
     run = begin(tmp_path / "run")
-    assert len(run.metrics()) == iteration + (moment == "step")
-    assert (run.interrupted is None) == (moment == "step" and iteration == TOTAL - 1)
+    look_follows = (iteration + 1) % SECTIONS["evaluation"]["every"] == 0
+    # A look is left, too, and then its iteration is computed again: a line of metrics has the numbers of both.
+    assert len(run.metrics()) == iteration + (moment == "step" and not look_follows)
+    assert run.interrupted is not None
     on_fakes(monkeypatch)
     go_on(run.folder)
     assert_same(run.folder, whole)
@@ -234,7 +236,7 @@ def test_a_signal_before_the_first_iteration_loses_nothing_but_time(tmp_path, mo
     on_fakes(monkeypatch, stop_at("look", 0))
     run = begin(tmp_path / "run")
     assert run.interrupted == signal.SIGINT
-    assert RunReader(run.folder).looks() == [0]
+    assert RunReader(run.folder).looks() == []
     assert run.metrics() == []
     on_fakes(monkeypatch)
     go_on(run.folder)
@@ -342,6 +344,179 @@ def test_a_run_that_another_process_writes_is_left_alone(tmp_path, monkeypatch, 
     assert_same(run.folder, whole)
 
 
+# Errors
+
+
+def fail_at(place, iteration, number):
+    def happens(*what):
+        if what == (place, iteration, number):
+            raise ArithmeticError("the numbers went astray")
+
+    return happens
+
+
+def notes_of(folder, **changes):
+    """What is noted on the error with which a run ends."""
+    with pytest.raises(ArithmeticError, match="the numbers went astray") as caught:
+        begin(folder, **changes)
+    return "".join(getattr(caught.value, "__notes__", []))
+
+
+@pytest.mark.parametrize("iteration", [1, 2, TOTAL - 1])
+@pytest.mark.parametrize(
+    ("place", "number"), [("network", 2), ("network", 6), ("optimiser", 1), ("optimiser", 2), ("log", 1)]
+)
+def test_an_error_loses_nothing_but_the_iteration_that_it_falls_into(
+    tmp_path, monkeypatch, whole, place, number, iteration
+):
+    on_fakes(monkeypatch, fail_at(place, iteration, number))
+    folder = tmp_path / "a run"
+    notes = notes_of(folder, output={"checkpoint_every": 9})
+    assert notes == f"saved after {iteration} iterations; go on with: stepcredit train --resume '{folder}'"
+    assert [path.name for path in checkpoint.listed(folder / "checkpoints")] == [f"{iteration:06d}"]
+    on_fakes(monkeypatch)
+    go_on(folder)
+    assert_same(folder, whole)
+
+
+def test_an_error_before_the_first_whole_iteration_has_nothing_to_save(tmp_path, monkeypatch):
+    on_fakes(monkeypatch, fail_at("optimiser", 0, 1))
+    assert notes_of(tmp_path / "run") == ""
+    assert checkpoint.listed(tmp_path / "run" / "checkpoints") == []
+
+
+@pytest.mark.parametrize("place", [("optimiser", 3, 1), ("look", 4, 1)])
+def test_what_is_too_large_to_be_copied_goes_back_to_its_last_checkpoint_once_it_changed(
+    tmp_path, monkeypatch, whole, place
+):
+    monkeypatch.setattr(last_whole, "COPIED", 0)
+    on_fakes(monkeypatch, fail_at(*place))
+    break_look(monkeypatch, *place[1:2] if place[0] == "look" else ())
+    # A look comes after its iteration, which is whole by then, and is saved without the means of the look.
+    saved = 4 if place[0] == "look" else 2
+    assert f"saved after {saved} iterations" in notes_of(tmp_path / "run")
+    on_fakes(monkeypatch)
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as again:
+        on_fakes(again)
+        go_on(tmp_path / "run")
+    last = f"checkpoints/{TOTAL:06d}/state.safetensors"
+    assert tensors(tmp_path / "run" / last) == whole[last]
+
+
+def break_look(monkeypatch, *iterations):
+    """Looks after so many iterations fail."""
+    evaluate = loop.held_out.evaluate
+
+    def failing(*parts, iteration, **settings):
+        if iteration in iterations:
+            raise ArithmeticError("the numbers went astray")
+        return evaluate(*parts, iteration=iteration, **settings)
+
+    monkeypatch.setattr(loop.held_out, "evaluate", failing)
+
+
+@pytest.mark.parametrize("iteration", [2, TOTAL])
+def test_an_error_in_a_look_goes_back_to_where_a_run_can_go_on_exactly(tmp_path, whole, iteration):
+    """During training by one iteration, since a line of metrics has the numbers of the look; at the end by none."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        on_fakes(monkeypatch)
+        break_look(monkeypatch, iteration)
+        saved = iteration if iteration == TOTAL else iteration - 1
+        assert f"saved after {saved} iterations" in notes_of(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        on_fakes(monkeypatch)
+        go_on(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_weights_that_are_no_numbers_are_not_what_is_saved(tmp_path, monkeypatch, whole):
+    parts = []
+    build = make_parts_of
+
+    def happens(place, iteration, number):
+        if (place, iteration) == ("log", 2):
+            parts[-1].policy.parameters()[0].data.fill_(np.nan)
+            raise ArithmeticError("the numbers went astray")
+
+    monkeypatch.setitem(globals(), "make_parts_of", lambda *given: (parts.append(build(*given)), parts[-1])[1])
+    on_fakes(monkeypatch, happens)
+    assert "saved after 2 iterations" in notes_of(tmp_path / "run", output={"checkpoint_every": 9})
+    on_fakes(monkeypatch)
+    go_on(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_an_error_that_cannot_be_saved_from_is_still_the_one_that_is_seen(tmp_path, monkeypatch):
+    on_fakes(monkeypatch, fail_at("network", 1, 2))
+
+    def full(*parts, **settings):
+        raise RunError("checkpoint 000001 could not be written (no space left)")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert notes_of(tmp_path / "run", output={"checkpoint_every": 9}) == (
+        "what was trained since the last checkpoint could not be saved: "
+        "checkpoint 000001 could not be written (no space left)"
+    )
+
+
+def test_a_run_whose_reward_is_silent_is_saved_with_its_last_iteration(tmp_path, monkeypatch):
+    on_fakes(monkeypatch, rewards=(Brightness, lambda: NotANumber("contrast")))
+    with pytest.raises(RewardError) as caught:
+        begin(tmp_path / "run", output={"checkpoint_every": 9})
+    assert "saved after 3 iterations" in caught.value.__notes__[0]
+    assert checkpoint.counters(tmp_path / "run" / "checkpoints" / "000003").silent["contrast"] == 3
+
+
+# The last metre
+
+
+def broken_disk(*parts, **settings):
+    raise OSError(28, "No space left on device")
+
+
+def impossible_picture(*parts, **settings):
+    raise ValueError("Expected end of text, found '$'")
+
+
+@pytest.mark.parametrize("failure", [broken_disk, impossible_picture])
+def test_a_run_ends_well_without_its_last_picture_and_says_so(tmp_path, monkeypatch, whole, failure):
+    on_fakes(monkeypatch)
+    console = Console(record=True, width=200, file=io.StringIO())
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(loop, "before_after", failure)
+        run = api.train(recipe_for(tmp_path / "run"), console=console)
+    assert [row.name for row in run.rows] == ["brightness", "contrast", "constant"]
+    seen = console.export_text()
+    assert "before_after.png: could not be made" in seen
+    assert "before and after:" not in seen  # where it would be, had it been made
+    problem = RunReader(run.folder).problems()[-1]
+    assert (problem["iteration"], problem["reward"]) == (TOTAL, "before_after.png")
+    go_on(run.folder)  # nothing is trained, and the picture is made
+    assert_same(run.folder, whole)
+
+
+def test_a_run_ends_well_though_its_table_cannot_be_shown(tmp_path, monkeypatch, whole):
+    on_fakes(monkeypatch)
+    monkeypatch.setattr(api, "differences", impossible_picture)
+    assert begin(tmp_path / "run").rows
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_run_ends_well_though_nobody_reads_what_it_prints(tmp_path, monkeypatch, whole, capfd):
+    on_fakes(monkeypatch)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as gone, open(writer, "w") as pipe:
+        gone.setattr(sys, "stdout", pipe)
+        run = api.train(recipe_for(tmp_path / "run"), console=Console())
+        gone.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # what waits in the pipe would fail when it is closed
+    assert run.rows
+    assert_same(run.folder, whole)
+    assert capfd.readouterr().err.count("standard output is gone ([Errno 32] Broken pipe)") == 1
+
+
 # Looking, keeping, ending
 
 
@@ -429,7 +604,7 @@ def test_the_handlers_of_before_are_back_however_a_run_ends(tmp_path, monkeypatc
         signal.signal(signal.SIGTERM, old)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_the_first_signal_is_told_and_the_second_only_heeded(number):
     told = []
     with Interrupt(told.append) as interrupt:
@@ -440,6 +615,60 @@ def test_the_first_signal_is_told_and_the_second_only_heeded(number):
         assert interrupt.signal == number
     assert len(told) == 1
     assert told[0].startswith(f"{number.name}: finishing this iteration")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("decided", [signal.SIG_IGN, lambda number, frame: None])
+def test_what_somebody_decided_about_a_signal_stays(number, decided):
+    """Under `nohup` a terminal that is closed is no reason to stop."""
+    before = signal.signal(number, decided)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), number)
+            assert interrupt.signal is None
+            assert signal.getsignal(number) is decided
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_terminal_that_is_closed_and_a_cluster_that_ends_stop_a_run_in_order(tmp_path, monkeypatch, number):
+    def happens(*what):
+        if what == ("network", 1, 2):
+            os.kill(os.getpid(), number)
+
+    on_fakes(monkeypatch, happens)
+    run = begin(tmp_path / "run")
+    assert run.interrupted == number
+    assert checkpoint.newest(run.folder / "checkpoints")[0].name == "000002"
+
+
+@pytest.mark.parametrize("iteration", [0, 2, TOTAL])
+def test_a_look_hears_of_signals_at_every_call_of_the_network(tmp_path, monkeypatch, whole, iteration):
+    """One is enough before and after training, where nothing is lost by stopping; in between a second one is."""
+    calls = []
+    evaluate = loop.held_out.evaluate
+
+    def looking(*parts, iteration: int, progress, **settings):
+        def heard(pairs):
+            if iteration == looked_at:
+                calls.append(pairs)
+                os.kill(os.getpid(), signal.SIGINT)
+            progress(pairs)
+
+        return evaluate(*parts, iteration=iteration, progress=heard, **settings)
+
+    looked_at = iteration
+    on_fakes(monkeypatch)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop.held_out, "evaluate", looking)
+        run = begin(tmp_path / "run")
+    assert run.interrupted == signal.SIGINT
+    assert len(calls) == (2 if iteration == 2 else 1)
+    saved = checkpoint.listed(run.folder / "checkpoints")
+    assert [path.name for path in saved][-1:] == {0: [], 2: ["000001"], TOTAL: [f"{TOTAL:06d}"]}[iteration]
+    go_on(run.folder)
+    assert_same(run.folder, whole)
 
 
 def test_outside_the_main_thread_signals_are_left_alone():

@@ -117,8 +117,9 @@ def cite(run: Path, /) -> None:
     run
         A run folder.
     """
+    from stepcredit.files.screen import plain
     from stepcredit.runs.reader import RunReader
     from stepcredit.viewer.cite import references
 
     for what, entry in references(RunReader(run).recipe):
-        print(f"% {what}\n{entry}\n")  # noqa: T201 - for a file, so without colours or wrapping
+        print(plain(f"% {what}\n{entry}\n"))  # noqa: T201 - for a file, so without colours or wrapping

@@ -6,6 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepcredit.files.screen import plain
+
 console = Console()
 
 # Leading hyphens, because recipe keys are flags that this room does not know: `--training.iterations 20`.
@@ -21,4 +23,4 @@ def recipe_and_flags(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 
 def say(text: str) -> None:
     """Print a line as it is: paths may hold brackets, which rich would read as colours, and are not to be wrapped."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(plain(text), highlight=False, soft_wrap=True, markup=False)

@@ -31,7 +31,10 @@ def explained(recipe: Recipe, device: torch.device) -> Generator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        raise MemoryNeeded(advice(recipe, device, phase_of(error), available(device))) from error
+        needed = MemoryNeeded(advice(recipe, device, phase_of(error), available(device)))
+        for note in getattr(error, "__notes__", ()):  # how much of the run is saved
+            needed.add_note(note)
+        raise needed from error
 
 
 def ran_out(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """What people look at first: the same captions and noise, before and after training; moving where they are videos."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,15 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.transforms import Bbox, BboxBase, TransformedBbox
 
-from stepcredit.files import media
+from stepcredit.files import figures, media
 
-_ROW = 1.62  # inches of a row, with two lines of caption
+_ROW = 1.62  # inches of a row, with its caption
+_LINE = 34  # letters of a line of caption, half as many where letters are wide
+_LINES = 3  # of a caption, before they would reach the row above
 _NEUTRAL = "#888888"
 _RIGHT = "#2a9d55"
 _WRONG = "#d1495b"
 
 
+@figures.literal_text()
 def before_after(
     path: Path,
     captions: Sequence[str],
@@ -37,7 +42,7 @@ def before_after(
     stills = [side if fps is None else side[:, 0] for side in (before, after)]
     figure, images = _grid(captions, stills, columns=columns, marks=marks)
     if fps is None:
-        figure.savefig(path)
+        figures.save(figure, path)
         return
     videos = list(chain(*zip(before, after, strict=True)))
     frames = []
@@ -46,7 +51,7 @@ def before_after(
         for image, video in zip(images, videos, strict=True):
             image.set_data(video[at])
         frames.append(_pixels(figure))
-    path.write_bytes(media.webp(np.stack(frames), fps))
+    figures.write(path, media.webp(np.stack(frames), fps))
 
 
 def _grid(
@@ -66,15 +71,32 @@ def _grid(
     )
     images = []
     for index, caption in enumerate(captions):
-        pair = cells[index // columns, index % columns].subgridspec(1, 2, wspace=0.04)
+        cell = cells[index // columns, index % columns]
+        pair = cell.subgridspec(1, 2, wspace=0.04)
         for side, pictures in enumerate(sides):
             axes = figure.add_subplot(pair[0, side])
             # nearest: miniature worlds draw 32 pixels, and what is seen should be what was scored
             images.append(axes.imshow(pictures[index], interpolation="nearest"))
             _frame(axes, _NEUTRAL if marks is None else _verdict_colour(marks[index][side]))
             if side == 0:
-                axes.set_title("\n".join(textwrap.wrap(caption, 34)), fontsize=7.5, loc="left", pad=3)
+                title = axes.set_title(_lines(caption, index + 1), fontsize=7.5, loc="left", pad=3)
+                # Broad letters take more room than lines are counted for: they end with their pair of pictures.
+                title.set_clip_box(TransformedBbox(_column(cell.get_position(figure)), figure.transFigure))
+                title.set_clip_on(True)
     return figure, images
+
+
+def _lines(caption: str, number: int) -> str:
+    """A caption as it stands above its pictures: cut to a few lines, numbered if no font here has its letters."""
+    text = figures.drawable(caption, otherwise=f"caption {number}, in letters that no font here has")
+    is_wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    width = _LINE // 2 if is_wide else _LINE
+    return "\n".join(textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …"))
+
+
+def _column(place: BboxBase) -> Bbox:
+    """From edge to edge of the figure, as wide as a pair of pictures."""
+    return Bbox.from_extents(place.x0, 0, place.x1, 1)
 
 
 def _verdict_colour(right: bool) -> str:

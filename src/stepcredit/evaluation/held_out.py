@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from stepcredit.protocols import Policy, PromptSource, Questions
+from stepcredit.protocols import Policy, Progress, PromptSource, Questions
 from stepcredit.records import Key, Prompt, RewardBatch, fixed_noise
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.engine import decode, sample_ode
+from stepcredit.rollout.engine import decode, sample_ode, silent
 from stepcredit.runs.looks import Look, Weights
 
 SIBLINGS = 4  # pictures per caption draw, so that diversity can be measured
@@ -29,17 +29,27 @@ def evaluate(
     micro_batch: int,
     questions: Questions | None = None,
     only: Sequence[int] | None = None,
+    progress: Progress = silent,
 ) -> Look:
     """Draw `count` pictures (rounded up to whole groups of 4) with the deterministic sampler and score them.
 
     With `only`, just these rows of them, which are the same pictures as in the whole. `iteration` and `weights` are
-    what the look says of itself; `questions` is an exact checker, where there is one.
+    what the look says of itself; `questions` is an exact checker, where there is one; `progress` hears of every
+    (picture, step) pair, and may raise to leave the look.
     """
     drawn = _drawn(prompts, count)
     texts = [prompt.text for prompt in drawn]
     rows = range(len(drawn) * SIBLINGS) if only is None else only
     media = draw_pictures(
-        policy, texts, members=SIBLINGS, rows=rows, steps=steps, shift=shift, seed=_SEED, micro_batch=micro_batch
+        policy,
+        texts,
+        members=SIBLINGS,
+        rows=rows,
+        steps=steps,
+        shift=shift,
+        seed=_SEED,
+        micro_batch=micro_batch,
+        progress=progress,
     )
     # The number of the draw and not the caption makes a group: a caption that is drawn twice has two.
     groups = tuple(row // SIBLINGS for row in rows)
@@ -108,6 +118,7 @@ def draw_pictures(
     seed: int,
     micro_batch: int,
     rows: Sequence[int] | None = None,
+    progress: Progress = silent,
 ) -> UInt8[np.ndarray, "B *frames H W 3"]:
     """`members` pictures or videos of each prompt with the ODE, each from noise of its own that the seed decides.
 
@@ -121,5 +132,5 @@ def draw_pictures(
     finished = []
     for part in torch.arange(len(rows)).split(micro_batch):
         prompt_rows = torch.tensor([rows[index] // members for index in part.tolist()])
-        finished.append(sample_ode(policy, condition[prompt_rows], levels, noise[part]))
+        finished.append(sample_ode(policy, condition[prompt_rows], levels, noise[part], progress))
     return decode(policy, torch.cat(finished), micro_batch)

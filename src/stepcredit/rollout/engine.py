@@ -244,11 +244,14 @@ class _Noise:
 
 @during("rollout")
 @torch.no_grad()
-def sample_ode(policy: Policy, condition: Condition, levels: Tensor, noise: Tensor) -> Tensor:
+def sample_ode(
+    policy: Policy, condition: Condition, levels: Tensor, noise: Tensor, progress: Progress = silent
+) -> Tensor:
     """Finished latents `[B, *latent]` of the deterministic sampler, remembering nothing."""
     x = policy.start(noise, levels[0].to(noise)).to(policy.device)
     for level, next_level in zip(levels[:-1].to(x), levels[1:].to(x), strict=True):
         x = KERNELS["ode"](x, policy.velocity(x, level.expand(len(x)), condition), level, next_level).mean
+        progress(len(x))
     return x
 
 

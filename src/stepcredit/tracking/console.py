@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stepcredit.files import screen
 from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.clock import finished_after
 
@@ -47,7 +47,7 @@ class ConsoleTracker:
         finished = finished_after(report.iteration)
         if finished == 1 or finished % self._every == 0 or finished == self._iterations:
             rewards = [
-                f"{name.removeprefix('reward/')} {value:.4f}"
+                f"{screen.name(name.removeprefix('reward/'))} {value:.4f}"
                 for name, value in report.metrics.items()
                 if name.startswith("reward/") and name.count("/") == 1  # reward/NAME/spread and others go to files
             ]
@@ -58,8 +58,7 @@ class ConsoleTracker:
         for reason in dict.fromkeys(map(str, problems)):
             if reason not in self._reasons:
                 self._reasons.add(reason)
-                # a reason is foreign text, and rich would read its [brackets] as colours
-                line = f"[yellow]{finished_after(iteration):>5}  {escape(reason)}[/]"
+                line = f"[yellow]{finished_after(iteration):>5}  {screen.literal(reason)}[/]"
                 self._progress.console.print(line, highlight=False)
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
@@ -70,7 +69,7 @@ class ConsoleTracker:
 
     def tell(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        self._progress.console.print(f"[yellow]{screen.literal(text)}[/]", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from shlex import quote
 
 import numpy as np
 
-from stepcredit.errors import RewardError
+from stepcredit.errors import RewardError, RunError
 from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
@@ -14,13 +17,16 @@ from stepcredit.files import media
 from stepcredit.parts.observers import Similarity
 from stepcredit.protocols import Policy, Progress, PromptSource, Questions, Tracker
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import RewardTable
+from stepcredit.records import Problem, RewardTable
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.rollout.engine import silent as unheard
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
+from stepcredit.training.last_metre import attempt
+from stepcredit.training.last_whole import LastWhole
 from stepcredit.training.step import Parts, Step, step
 
 GRID = 18  # captions in before_after.png
@@ -54,65 +60,135 @@ class Loop:
     def run(self, start: Counters, base: Look | None = None) -> list[Difference] | None:
         """Train from `start` to the recipe's end; returns base against tuned, or None if it was interrupted.
 
-        `base` is the look before training, where the run has it already.
+        `base` is the look before training, where the run has it already. However it ends, what was trained in whole
+        iterations is saved before it does; an error that leaves has a note that says so.
         """
+        last = self._last_whole(start)
+        try:
+            return self._run(start, base, last)
+        except Stopped:
+            self._save_whole(start, last)
+            return None
+        except (Exception, SystemExit) as error:  # foreign code may ask for the end of the process
+            self._rescue(start, last, error)
+            raise
+
+    def _last_whole(self, start: Counters) -> LastWhole:
+        return LastWhole(
+            self.parts.policy,
+            self.parts.optimiser,
+            self.parts.anchors.average,
+            iteration=start.iteration,
+            silent=dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent),
+        )
+
+    def _run(self, start: Counters, base: Look | None, last: LastWhole) -> list[Difference]:
+        """All of it, unless a signal ends it earlier."""
         evaluation = self.recipe.evaluation
         watched = held_out.watched(self.evaluator.prompts, count=evaluation.count, watch=evaluation.watch)
         if base is None:
             base = self.look(0, "base")
             self.folder.look(base, watched)
-        finished = self._train(start, watched)
-        return None if finished is None else self._conclude(base, finished, watched)
+        finished = self._train(start, watched, last)
+        return self._conclude(base, finished, watched)
 
-    def _train(self, start: Counters, watched: Sequence[int]) -> int | None:
-        """All iterations; returns how many the run has then, or None if it was interrupted before the last."""
+    def _train(self, start: Counters, watched: Sequence[int], last: LastWhole) -> int:
+        """All iterations; returns how many the run has then."""
         # A run that goes on has a budget for the whole of it, and has spent some.
         spent = self.folder.spent()
-        silent = dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent)
         self.interrupt.watch(self.parts.optimiser)
         finished = start.iteration
         over = self._enough(finished, spent)
-        while not over and self.interrupt.signal is None:
+        while not over:
+            if self.interrupt.signal is not None:
+                raise Stopped
             began = time.perf_counter()
             self.interrupt.begin()
-            try:
-                done = step(self.parts, finished, self._progress)
-            except Stopped:
-                break
+            last.begin(finished)
+            done = step(self.parts, finished, self._progress)
+            last.finish()
             seconds = time.perf_counter() - began
             finished += 1
             spent += done.report.metrics["cost/forwards"]
             over = self._enough(finished, spent)
-            means = self._look_if_due(finished, over, watched)
+            try:
+                means = self._look_if_due(finished, over, watched)
+            except (Stopped, Exception):
+                # A state that cannot be gone back to can only be saved beside its line.
+                if not last.can_go_back:
+                    self._report(done, seconds, {})
+                    last.written()
+                raise
             # Written down before the run may be stopped for its rewards: the reasons are in what is written.
             self._report(done, seconds, means)
-            watch_rewards(silent, done.rewards)
+            last.written()
+            watch_rewards(last.silent, done.rewards)
             # After the iteration's line: a run whose checkpoint is ahead of its metrics could not go on without a gap.
             if over or self._is_checkpoint(finished):
-                self._save(finished, silent, means)
-        if over:
-            return finished
-        # Nothing to save if no iteration was finished, or if the last one was saved already, with its means.
-        if finished > start.iteration and not (self.folder.checkpoints / f"{finished:06d}").is_dir():
-            self._save(finished, silent, {})
-        return None
+                self._save(finished, last.silent, means)
+        return finished
 
     def _conclude(self, base: Look, finished: int, watched: Sequence[int]) -> list[Difference]:
-        """Look at all held-out captions, and write what has become of the base."""
+        """Look at all held-out captions, and write what has become of the base; what is trained is saved already."""
         tuned = self.look(finished)
         self.folder.look(tuned, watched)
         self._show(tuned.among(watched))
         summary = summarise(base, tuned, self.recipe.objectives)
         self.folder.write_json("result.json", summary)
-        draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
+        picture = f"before_after{media.suffix(base.fps)}"
+
+        def draw() -> None:
+            draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
+
+        attempt(draw, partial(self._warn, finished, picture))
         return [Difference(**row) for row in summary["rows"]]
+
+    def _warn(self, finished: int, what: str, sentence: str) -> None:
+        """Everybody hears of something that is missing and stops nothing, as they hear of scores that are."""
+        for tracker in self.trackers:
+            # The disk that had no room for a picture may have none for the sentence either.
+            with suppress(RunError):
+                tracker.problems(finished, [Problem(what, (), sentence)])
+
+    def _rescue(self, start: Counters, last: LastWhole, error: BaseException) -> None:
+        """Save what can be saved before an error leaves, and note on it what was."""
+        try:
+            saved = self._save_whole(start, last)
+        except Exception as failure:  # the error that leaves is the one that ended the run
+            # A full disk ends a run at a checkpoint, and says the same again.
+            if str(failure) != str(error):
+                error.add_note(f"what was trained since the last checkpoint could not be saved: {failure}")
+            return
+        if saved:
+            error.add_note(
+                f"saved after {saved} iterations; go on with: stepcredit train --resume {quote(str(self.folder.path))}"
+            )
+
+    def _save_whole(self, start: Counters, last: LastWhole) -> int:
+        """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
+        newest = last.newest()
+        # One that is there already has the means of its look, too; before the first iteration there is nothing to save.
+        if newest not in {None, start.iteration} and not (self.folder.checkpoints / f"{newest:06d}").is_dir():
+            self._save(newest, last.silent, {})
+        saved = checkpoint.listed(self.folder.checkpoints)
+        return int(saved[-1].name) if saved else 0
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
         """Held-out captions with the policy as it is now, its moving average in place where there is one."""
         anchors = self.parts.anchors
         named = weights or anchors.evaluated
+        # A whole look stands before or after training, where nothing is lost by leaving it.
+        at_once = only is None
         with anchors.in_place():
-            return look(self.parts.policy, self.recipe, self.evaluator, iteration=iteration, weights=named, only=only)
+            return look(
+                self.parts.policy,
+                self.recipe,
+                self.evaluator,
+                iteration=iteration,
+                weights=named,
+                only=only,
+                progress=lambda pairs: self.interrupt.check_look(at_once=at_once),
+            )
 
     def _progress(self, pairs: int) -> None:
         # The one place inside an iteration that is passed again and again, in the rollout and in the update alike.
@@ -187,6 +263,7 @@ def look(
     iteration: int,
     weights: Weights,
     only: Sequence[int] | None = None,
+    progress: Progress = unheard,
 ) -> Look:
     """Held-out captions with a policy, as the recipe's evaluation asks."""
     return held_out.evaluate(
@@ -201,6 +278,7 @@ def look(
         shift=recipe.rollout.shift,
         micro_batch=recipe.rollout.micro_batch,
         only=only,
+        progress=progress,
     )
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from stepcredit.files import figures, screen
 from stepcredit.files.tables import markdown_table, plus_minus
 from stepcredit.files.text import write_json, write_text
 from stepcredit.runs.compare import half_width
@@ -63,6 +64,7 @@ def _bold(text: str, is_bold: bool) -> str:
     return f"**{text}**" if is_bold else text
 
 
+@figures.literal_text()
 def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """E[cos] of every rule at equal cost with 95 % intervals over seeds; the bias as an open mark, 1 - bias."""
     problems = list(dict.fromkeys(row["problem"] for row in rows))
@@ -77,7 +79,7 @@ def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             shift = ((len(samplers) - 1) / 2 - index) * 0.64 / len(samplers)
             of_sampler = [row for row in rows if (row["sampler"], row["problem"]) == (sampler, problem)]
             _draw_qualities(axes, of_sampler, rules, colour=_COLOURS[index % len(_COLOURS)], shift=shift)
-        axes.set_title(problem, fontsize=10, loc="left")
+        axes.set_title(figures.name(problem), fontsize=10, loc="left")
         axes.set_xlabel("cosine with the true gradient", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.set_xlim(min(0, least - 0.05), 1.02)
@@ -85,14 +87,14 @@ def draw_oracle(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(axis="both", color="#eeeeee")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(_heights(rules), rules)
+    panels[0].set_yticks(_heights(rules), list(map(figures.name, rules)))
     # Empty plots, for the legend alone: labels on the marks themselves would be listed once for every rule.
     for sampler, colour in zip(samplers, _COLOURS * 9, strict=False):
-        panels[0].plot([], [], "o", color=colour, label=sampler)
+        panels[0].plot([], [], "o", color=colour, label=figures.name(sampler))
     panels[0].plot([], [], "k|", label="mean estimate (1 - bias)")
     handles, labels = panels[0].get_legend_handles_labels()
     _legend_above(figure, handles, labels)
-    figure.savefig(path)
+    figures.save(figure, path)
 
 
 def _heights(rules: Sequence[str]) -> np.ndarray:
@@ -183,6 +185,7 @@ def proxy_table(study: Mapping[str, Any]) -> str:
     return markdown_table(head, lines, left=2)
 
 
+@figures.literal_text()
 def draw_curves(study: Mapping[str, Any], path: Path) -> None:
     """The paper's Figure 5: training rewards over cost, mean of the seeds with a 95 % band."""
     trained = study["trained"]
@@ -195,17 +198,17 @@ def draw_curves(study: Mapping[str, Any], path: Path) -> None:
         for (name, arm), colour in zip(study["arms"].items(), _COLOURS * 9, strict=False):
             curves = np.array([_reward_at(curve, score, costs) for curve in arm["curves"]])
             mean = np.mean(curves, axis=0)
-            axes.plot(costs / 1000, mean, color=colour, label=name, linewidth=1.5)
+            axes.plot(costs / 1000, mean, color=colour, label=figures.name(name), linewidth=1.5)
             if len(curves) > 1:
                 half = half_width(curves)
                 axes.fill_between(costs / 1000, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
-        axes.set_title(f"{score}, training captions", fontsize=10, loc="left")
+        axes.set_title(f"{figures.name(score)}, training captions", fontsize=10, loc="left")
         axes.set_xlabel("thousand network forwards", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     _legend_above(figure, handles, labels)
-    figure.savefig(path)
+    figures.save(figure, path)
 
 
 def _reward_at(curve: Mapping[str, Any], score: str, costs: np.ndarray) -> np.ndarray:
@@ -243,13 +246,13 @@ def show_oracle(study: Mapping[str, Any], out: Path, console: Console) -> None:
     _write_and_print("\n\n".join(parts) + "\n", page, console)
     write_json(numbers, study)
     draw_oracle(study["rows"], picture)
-    console.print(f"{page}   {picture}   {numbers}", highlight=False, soft_wrap=True, markup=False)
+    console.print(screen.plain(f"{page}   {picture}   {numbers}"), highlight=False, soft_wrap=True, markup=False)
 
 
 def _write_and_print(text: str, page: Path, console: Console) -> None:
     write_text(page, text)
     # no markup: names in [brackets] would be lost; no wrapping: a row of a table is one line
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(screen.plain(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def kernel_table(kernels: Mapping[str, Any]) -> str:
@@ -302,4 +305,9 @@ def show_paper(study: Mapping[str, Any], folder: Path, console: Console) -> None
     _write_and_print("\n\n".join(parts) + "\n", folder / "results.md", console)
     write_json(folder / "results.json", study)
     draw_curves(study, folder / "curves.png")
-    console.print(f"{folder / 'results.md'}   {folder / 'curves.png'}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        screen.plain(f"{folder / 'results.md'}   {folder / 'curves.png'}"),
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )

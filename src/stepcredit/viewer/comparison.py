@@ -6,12 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stepcredit.files import figures
 from stepcredit.runs.compare import Comparison, half_width
 
 _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c")
 _POINTS = 60  # runs were looked at after other costs than each other: curves meet on a grid of so many
 
 
+@figures.literal_text()
 def draw(comparison: Comparison, path: Path) -> None:
     """Gain over the base against cost, mean over seeds with a 95 % band; a lone seed is a line without a band."""
     count = len(comparison.names)
@@ -25,7 +27,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9, frameon=False)
-    figure.savefig(path)
+    figures.save(figure, path)
 
 
 def _draw_score(axes: Axes, comparison: Comparison, k: int) -> None:
@@ -34,14 +36,16 @@ def _draw_score(axes: Axes, comparison: Comparison, k: int) -> None:
         gains = [np.interp(costs, curve.costs, curve.means[:, k] - curve.means[0, k]) for curve in side.curves]
         mean = np.mean(gains, axis=0)
         band = half_width(np.stack(gains))
-        axes.plot(costs, mean, color=colour, label=f"{side.name} ({len(side.curves)} seeds)")
+        axes.plot(costs, mean, color=colour, label=f"{figures.name(side.name)} ({len(side.curves)} seeds)")
         for seed in gains:
             axes.plot(costs, seed, color=colour, linewidth=0.6, alpha=0.4)
         if np.isfinite(band).all():
             axes.fill_between(costs, mean - band, mean + band, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
     name = comparison.names[k]
-    axes.set_title(f"{name} ({'trained' if name in comparison.trained else 'held out'})", fontsize=10, loc="left")
+    axes.set_title(
+        f"{figures.name(name)} ({'trained' if name in comparison.trained else 'held out'})", fontsize=10, loc="left"
+    )
     axes.tick_params(labelsize=8)
     axes.locator_params(axis="x", nbins=4)  # costs are long numbers
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from stepcredit.files import figures
 from stepcredit.files.tables import markdown_table
 from stepcredit.studies.side_by_side import SideBySide
 
@@ -21,6 +22,7 @@ _COLOURS = ("#2463c8", "#b4560a", "#1f7a4d", "#8a3fb0", "#0e7c86", "#b0305c", "#
 _NAMED = 4  # rules of one line that its label names
 
 
+@figures.literal_text()
 def draw(comparison: SideBySide, path: Path, *, prompt: str, group: int = 0) -> None:
     """Credit of one group, samples down, steps from noise to data across, best sample on top; then the agreement."""
     rows = -(-len(comparison.verdicts) // _COLUMNS)  # rounded up
@@ -28,14 +30,14 @@ def draw(comparison: SideBySide, path: Path, *, prompt: str, group: int = 0) -> 
     high = figure.get_figheight()
     title = "Credit of every rule"
     if prompt:
-        title += f" for one group of one rollout: “{shorten(prompt, 90, placeholder=' …')}”"
+        title += f" for one group of one rollout: “{shorten(figures.drawable(prompt), 90, placeholder=' …')}”"
     figure.suptitle(title, fontsize=12, x=0.02, ha="left", y=1 - 0.1 / high)
     image = _draw_maps(figure, comparison, group)
     _draw_agreement(figure, figure.add_axes((0.13, 0.75 / high, 3.9 / _WIDTH, 3.9 / high)), comparison)
     _draw_when(figure.add_axes((0.5, 0.75 / high, 0.31, 3.9 / high)), comparison)
     if image is not None:
         _draw_scale(figure, image)
-    figure.savefig(path)
+    figures.save(figure, path)
 
 
 def _draw_maps(figure: Figure, comparison: SideBySide, group: int) -> AxesImage | None:
@@ -62,7 +64,7 @@ def _draw_maps(figure: Figure, comparison: SideBySide, group: int) -> AxesImage 
         values = np.where(nobody, np.nan, credit)[best_first]
         image = axes.imshow(values, cmap="RdBu", vmin=-_LIMIT, vmax=_LIMIT, aspect="auto", interpolation="nearest")
         axes.set_facecolor("#d4d4d4")
-        axes.set_title(name, fontsize=9, loc="left", pad=3)
+        axes.set_title(figures.name(name), fontsize=9, loc="left", pad=3)
         axes.set_xticks([])
         axes.set_yticks([])
     return image
@@ -70,7 +72,7 @@ def _draw_maps(figure: Figure, comparison: SideBySide, group: int) -> AxesImage 
 
 def _draw_agreement(figure: Figure, axes: Axes, comparison: SideBySide) -> None:
     """How far every two rules rank the credits of this rollout alike."""
-    names = list(comparison.verdicts)
+    names = list(map(figures.name, comparison.verdicts))
     image = axes.imshow(comparison.agreement, cmap="PuOr", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -103,7 +105,9 @@ def _draw_when(axes: Axes, comparison: SideBySide) -> None:
     colours = cycle(_COLOURS)
     lines = _lines(comparison)
     for size, names in lines:
-        label = ",\n".join(names[:_NAMED]) + (f"\nand {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        label = ",\n".join(map(figures.name, names[:_NAMED])) + (
+            f"\nand {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        )
         trained = np.where(size > 0, size, np.nan)
         if np.nanmax(trained) - np.nanmin(trained) < 1e-6:
             axes.plot(trained, color="#888888", linestyle=":", label=label)

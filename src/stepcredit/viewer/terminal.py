@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from stepcredit.evaluation.paired import Difference
+from stepcredit.files import screen
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.panels.steps import step_weights
 from stepcredit.viewer.panels.story import Story
@@ -33,7 +33,7 @@ def differences(rows: Sequence[Difference], trained: set[str], title: str = "hel
     for row in rows:
         colour = {"up": "green", "down": "red", "unclear": "default"}[row.verdict]
         table.add_row(
-            row.name,
+            screen.name(row.name),
             "trained" if row.name in trained else "held out",
             f"{row.base:.4f}",
             f"{row.tuned:.4f}",
@@ -77,10 +77,10 @@ def _kinds(names: Sequence[str], kinds: Mapping[str, Sequence[Mapping[str, Any]]
     """Gain of every score for each kind of caption, empty where the kind has no such score."""
     table = _table("gain by kind of caption", "")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(screen.name(name), justify="right")
     for kind, rows in kinds.items():
         gains = {row["name"]: f"{row['difference']:+.3f}" for row in rows}
-        table.add_row(kind, *(gains.get(name, "") for name in names))
+        table.add_row(screen.name(kind), *(gains.get(name, "") for name in names))
     return table
 
 
@@ -88,10 +88,10 @@ def show(run: RunReader, console: Console) -> None:
     """Verdict, table, reward curves and credit map of a run."""
     story = Story.read(run)
     rows = story.differences()
-    where = escape(f"on {run.recipe['policy']['weights']}, {run.path}: {state(story)}")
-    console.print(f"[bold]{escape(run.method)}[/] {where}", soft_wrap=True)
+    where = screen.literal(f"on {run.recipe['policy']['weights']}, {run.path}: {state(story)}")
+    console.print(f"[bold]{screen.name(run.method)}[/] {where}", soft_wrap=True)
     for sentence in verdict(story, rows):
-        console.print(sentence, highlight=False)
+        console.print(screen.literal(sentence), highlight=False)
     if rows:
         console.print(differences(rows, set(run.trained)))
     console.print(Group(*(_curve(name, story) for name in run.trained)))
@@ -127,9 +127,10 @@ def _weight_cell(weight: float) -> Text:
 def _curve(name: str, story: Story) -> Text:
     """One reward over training, as a row of bars."""
     # dtype: a reward that could not be scored is stored as null, and None becomes NaN
+    label = f"{screen.plain(name):>12}  "
     values = np.array([line.get(f"reward/{name}") for line in story.metrics], dtype=float)
     if not np.isfinite(values).any():
-        return Text(f"{name:>12}  nothing yet")
+        return Text(f"{label}nothing yet")
     parts = [part[np.isfinite(part)] for part in np.array_split(values, min(_WIDTH, len(values)))]
     means = np.array([part.mean() if part.size else np.nan for part in parts])
     low = np.nanmin(means)
@@ -137,4 +138,4 @@ def _curve(name: str, story: Story) -> Text:
     heights = (means - low) / ((high - low) or 1)  # a reward that never moved lies on the floor
     levels = np.nan_to_num(heights * (len(_BARS) - 1)).round().astype(int)
     bars = "".join(_BARS[level] if np.isfinite(mean) else " " for level, mean in zip(levels, means, strict=True))
-    return Text(f"{name:>12}  {bars}  {means[0]:.3f} to {means[-1]:.3f}")
+    return Text(f"{label}{bars}  {means[0]:.3f} to {means[-1]:.3f}")
