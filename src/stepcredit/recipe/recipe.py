@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from stepcredit.errors import RecipeError, nearest
+from stepcredit.errors import RecipeError, nearest, shown
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
 from stepcredit.settings.policies import PolicySettings
@@ -84,6 +84,18 @@ class Recipe(Strict):
                 f"method {self.method_name} finds its own mix of the objectives and would ignore `weight`; "
                 "remove the weights, or take a method that sums (dance_grpo, flow_grpo)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_summed(self) -> "Recipe":
+        for index, reward in enumerate(self.rewards):
+            if reward.weight < 0:
+                raise ValueError(
+                    f"rewards.{index}.weight: got {shown(reward.weight)}, wanted at least 0; to have less of something, "
+                    "write a reward of your own that returns its negative ({type: custom, path: ...})"
+                )
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards.0.weight: every reward has weight 0, so nothing would be trained; raise one")
         return self
 
     @property
