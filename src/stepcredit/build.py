@@ -113,7 +113,7 @@ def build_roll_out(recipe: Recipe, policy: Policy, observers: Sequence[Observer]
     method = recipe.method
     watching = (Similarity(), *method.rule.observers(), *observers)
     levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
-    # Only the model says which steps it decides; that a window has no room there is better said before anything is drawn.
+    # Only the model says which steps it decides; that a window has no room there is said before anything is drawn.
     method.plan.could_train(method.sampler, steps=recipe.rollout.steps, trainable=policy.trainable(levels))
     return RollOut(
         policy=policy,

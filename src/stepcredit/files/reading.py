@@ -8,7 +8,7 @@ from stepcredit.errors import StepcreditError, shown
 
 
 def read_text(path: Path, *, most_bytes: int, error: type[StepcreditError], advice: str) -> str:
-    """The text of a file, without the mark that Windows editors put in front; line ends are `\\n`.
+    """The text of a file, without the mark that Windows editors put in front; lines end with LF.
 
     | argument | meaning |
     |---|---|

@@ -19,11 +19,11 @@ from stepcredit.settings.strict import Strict
 class Window(Strict):
     """Noise and training on a few neighbouring steps only, drawn at random; the rest of the path is deterministic."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=1_000)
     """Steps in the window."""
-    first: int = Field(default=0, ge=0)
+    first: int = Field(default=0, ge=0, le=1_000)
     """The earliest step that a window may hold."""
-    end: int | None = Field(default=None, ge=1)
+    end: int | None = Field(default=None, ge=1, le=1_000)
     """The step after the last one that a window may hold; null is the last trained step."""
     per: Literal["rollout", "prompt"] = "rollout"
     """One window for the whole rollout, or one for each prompt."""
@@ -68,7 +68,7 @@ class Planning(Strict):
     """Noise and training on a few steps only; null is all of them."""
     timestep_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the trained steps that each sample trains, drawn at random for every sample."""
-    best_of: int | None = Field(default=None, ge=2)
+    best_of: int | None = Field(default=None, ge=2, le=10_000)
     """Train only so many samples of a group, the best and the worst half; null is all of them."""
 
     def check(self, sampling: Sampling, *, steps: int, group_size: int) -> None:

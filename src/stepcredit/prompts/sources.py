@@ -1,5 +1,6 @@
 """Prompt sources. What an iteration draws is a pure function of (seed, iteration): no state, no workers."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Listed:
 
 def read_file(path: Path) -> list[str]:
     """One prompt a line, ended by LF, CRLF or CR; empty lines are skipped."""
-    if not path.exists():
+    if not os.path.exists(path):  # not Path.exists, which fails on a name that is too long
         raise PromptError(f"there is no prompt file {path}; check `prompts.path`")
     text = read_text(path, most_bytes=_MOST_BYTES, error=PromptError, advice="take a part of it")
     # Not splitlines: captions from the web hold U+2028 and the like, where no line of the file ends.

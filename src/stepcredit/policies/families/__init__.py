@@ -11,7 +11,7 @@ import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepcredit.errors import RecipeError, nearest
+from stepcredit.errors import RecipeError, nearest, shown
 from stepcredit.settings.policies import PolicySettings
 
 if TYPE_CHECKING:
@@ -42,13 +42,17 @@ def taking(pipeline: str) -> str | None:
 
 def _module(name: str) -> ModuleType:
     if name not in names() and "." not in name:
-        raise RecipeError(f'policy: there is no type "{name}"; {nearest(name, names())}')
-    if "" in name.split("."):
-        raise RecipeError(f'policy.type "{name}" is not a module; write it as package.module')
+        raise RecipeError(f"policy.type: there is no type {shown(name)}; {nearest(name, names())}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"policy.type: {shown(name)} is not a module; write it as package.module")
     try:
         return importlib.import_module(name if "." in name else f"{__name__}.{name}")
     except ModuleNotFoundError as error:
-        raise RecipeError(f'policy.type "{name}" cannot be imported: {error}; is it on the Python path?') from None
+        raise RecipeError(f'policy.type: "{name}" cannot be imported: {error}; is it on the Python path?') from None
+    except Exception as error:  # code of somebody else, which may fail in any way
+        raise RecipeError(
+            f'policy.type: "{name}" cannot be imported: {type(error).__name__}: {error}; mend the module'
+        ) from error
 
 
 def _family(module: ModuleType) -> "type[Family[Any]]":
@@ -64,6 +68,7 @@ def _only(base: type[Base], module: ModuleType) -> type[Base]:
     subclasses = [item for item in own if issubclass(item, base)]
     if len(subclasses) != 1:
         raise RecipeError(
-            f"{module.__name__} must define exactly one subclass of {base.__name__}, found {len(subclasses)}"
+            f"policy.type: {module.__name__} must define exactly one subclass of {base.__name__}, "
+            f"found {len(subclasses)}"
         )
     return subclasses[0]
