@@ -69,4 +69,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _kind(content: Any) -> str:
     """What a file holds that is no recipe."""
-    return "nothing" if content is None else f"a {type(content).__name__}, {shown(content)}"
+    return "nothing" if content is None else f"a {type(content).__name__} ({shown(content)})"
