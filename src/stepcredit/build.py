@@ -112,11 +112,14 @@ def build_roll_out(recipe: Recipe, policy: Policy, observers: Sequence[Observer]
     """Who draws the samples, watched by what the rule asks for, by these observers and by people's similarity."""
     method = recipe.method
     watching = (Similarity(), *method.rule.observers(), *observers)
+    levels = policy.levels(recipe.rollout.steps, recipe.rollout.shift)
+    # Only the model says which steps it decides; that a window has no room there is said before anything is drawn.
+    method.plan.could_train(method.sampler, steps=recipe.rollout.steps, trainable=policy.trainable(levels))
     return RollOut(
         policy=policy,
         sampling=method.sampler,
         planning=method.plan,
-        levels=policy.levels(recipe.rollout.steps, recipe.rollout.shift),
+        levels=levels,
         group_size=recipe.rollout.group_size,
         micro_batch=recipe.rollout.micro_batch,
         # People look at the similarity of every run, and a rule may ask for the same observer.

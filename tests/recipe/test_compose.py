@@ -189,8 +189,8 @@ def test_a_list_that_the_model_gives_can_be_reached_into():
 @pytest.mark.parametrize(
     ("section", "wanted"),
     [
-        ("[otca]", "methods: got ['otca'], wanted what each method is given"),
-        ("{otac: {}}", 'methods: there is no method "otac"; did you mean "otca"?'),
+        ("[otca]", 'methods: got ["otca"], wanted what each method is given'),
+        ("{otac: {}}", 'methods.otac: there is no method "otac"; did you mean "otca"?'),
         ("{otca: 0.5}", "methods.otca: got 0.5, wanted settings of the method"),
         ("{otca: {type: tcd}}", "methods.otca: leave out type"),
     ],

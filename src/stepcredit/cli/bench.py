@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from stepcredit.cli.options import BUDGET, COUNT, PICTURES, STEM
 from stepcredit.cli.terminal import console
 
 bench = App(name="bench", help="Studies of credit rules: the exact oracle, the paper's tables on the drawn world.")
@@ -14,9 +15,9 @@ bench = App(name="bench", help="Studies of credit rules: the exact oracle, the p
 def credit(
     *,
     method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    groups: int = 1000,
-    seeds: int = 5,
-    out: Path = Path("bench_credit"),
+    groups: Annotated[int, COUNT] = 1000,
+    seeds: Annotated[int, COUNT] = 5,
+    out: Annotated[Path, STEM] = Path("bench_credit"),
 ) -> None:
     """Judge every credit rule on flows whose policy gradient is known exactly, at equal cost. Minutes on a CPU.
 
@@ -46,11 +47,11 @@ def paper(
     *recipe: Annotated[str, Parameter(allow_leading_hyphen=True, help="--recipe.key VALUE ... for every run")],
     folder: Path = Path("runs/paper"),
     method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    seeds: int = 5,
-    budget: int = 120_000,
-    count: int = 512,
-    workers: int = 1,
-    proxy_prompts: int = 12,
+    seeds: Annotated[int, COUNT] = 5,
+    budget: Annotated[int, BUDGET] = 120_000,
+    count: Annotated[int, PICTURES] = 512,
+    workers: Annotated[int, COUNT] = 1,
+    proxy_prompts: Annotated[int, COUNT] = 12,
     report: bool = False,
 ) -> None:
     """Train every method on the drawn world at equal cost and print the analogues of OTCA's tables. Hours on a CPU.

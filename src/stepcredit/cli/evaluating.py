@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
+from stepcredit.cli.options import COUNT, ITERATION, PICTURE, PICTURES, PROMPTS, SEED, STRENGTH, STRENGTHS
 from stepcredit.cli.terminal import console, say
-from stepcredit.errors import RecipeError
 
 
-def evaluate(run: Path, /, *, checkpoint: int | None = None, raw: bool = False, count: int | None = None) -> None:
+def evaluate(
+    run: Path,
+    /,
+    *,
+    checkpoint: Annotated[int | None, ITERATION] = None,
+    raw: bool = False,
+    count: Annotated[int | None, PICTURES] = None,
+) -> None:
     """Score base and tuned on held-out captions with the same noise; writes JSON, a table, and the report.
 
     Parameters
@@ -36,13 +41,13 @@ def sample(
     run: Path,
     /,
     *,
-    prompt: Annotated[list[str], Parameter(consume_multiple=True)],
-    count: int = 4,
-    seed: int = 0,
+    prompt: Annotated[list[str], PROMPTS],
+    count: Annotated[int, COUNT] = 4,
+    seed: Annotated[int, SEED] = 0,
     raw: bool = False,
-    reward_guidance: float = 1.0,
-    also: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    out: Path | None = None,
+    reward_guidance: Annotated[float, STRENGTH] = 1.0,
+    also: Annotated[list[str] | None, STRENGTHS] = None,
+    out: Annotated[Path | None, PICTURE] = None,
 ) -> None:
     """Draw pictures with a tuned generator, beside those of its base from the same noise.
 
@@ -73,8 +78,5 @@ def sample(
 
 
 def _strength(text: str) -> tuple[str, float]:
-    folder, _, strength = text.rpartition("=")  # from the right: a folder may have an equals sign in its name
-    try:
-        return folder, float(strength)
-    except ValueError:
-        raise RecipeError(f'--also got "{text}", wanted FOLDER=STRENGTH such as runs/otca-1=0.5') from None
+    folder, _, strength = text.rpartition("=")
+    return folder, float(strength)

@@ -1,7 +1,9 @@
 """`stepcredit export`: what a run trained, for other programs."""
 
 from pathlib import Path
+from typing import Annotated
 
+from stepcredit.cli.options import ITERATION
 from stepcredit.cli.terminal import say
 
 
@@ -10,7 +12,7 @@ def export(
     /,
     *,
     out: Path | None = None,
-    checkpoint: int | None = None,
+    checkpoint: Annotated[int | None, ITERATION] = None,
     raw: bool = False,
     merged: bool = False,
     push_to_hub: str | None = None,

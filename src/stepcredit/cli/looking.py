@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from stepcredit.cli.options import FILE, STEM
 from stepcredit.cli.terminal import console, say
 from stepcredit.errors import RecipeError
 
 Cost = Literal["pictures", "forwards", "seconds"]
 
 
-def report(run: Path, /, *, out: Path | None = None) -> None:
+def report(run: Path, /, *, out: Annotated[Path | None, FILE] = None) -> None:
     """Write one self-contained HTML page about a run, finished or not.
 
     Parameters
@@ -45,9 +46,9 @@ def compare(
     *runs: Annotated[str, Parameter(allow_leading_hyphen=True, help="Run folders, several seeds of each side.")],
     by: str = "method",
     cost: Cost = "forwards",
-    dump: Path | None = None,
+    dump: Annotated[Path | None, FILE] = None,
     method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    out: Path = Path("comparison"),
+    out: Annotated[Path, STEM] = Path("comparison"),
 ) -> None:
     """Compare runs at equal cost, seeds grouped: a Markdown table and a picture of the curves.
 

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from stepcredit.cli.options import POSITIVE, SHARE
 from stepcredit.cli.terminal import RecipeWords, console, recipe_and_flags
 from stepcredit.errors import RecipeError
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def train(
     *recipe: RecipeWords,
     dry_run: bool = False,
-    peak_tflops: float = 790.0,
-    utilisation: float = 0.5,
+    peak_tflops: Annotated[float, POSITIVE] = 790.0,
+    utilisation: Annotated[float, SHARE] = 0.5,
     resume: Path | None = None,
 ) -> None:
     """Train a generator. Without arguments: OTCA on the embedded scenes world, on a CPU, in minutes.
@@ -46,7 +47,7 @@ def train(
 
     from stepcredit.recipe.load import DEFAULT, load_recipe
 
-    settings = load_recipe(source or DEFAULT, flags)
+    settings = load_recipe(DEFAULT if source is None else source, flags)
     if dry_run:
         from stepcredit.costs.dry_run import show
 

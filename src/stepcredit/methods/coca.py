@@ -62,7 +62,7 @@ def rule(
 class CoCARule(Rule):
     """Reward-to-go shares of what the clean prediction gains."""
 
-    span: int = Field(default=5, ge=1)
+    span: int = Field(default=5, ge=1, le=1_000)
     """Steps that share one gain (of the paper's 50)."""
     floor: float = Field(default=0.0, ge=0, le=1)
     """Least weight of a step (the code's temporal_alpha)."""

@@ -28,7 +28,7 @@ class Clipped(Strict):
     """PPO's clipped surrogate."""
 
     type: Literal["clipped"] = "clipped"
-    clip: float = Field(default=1e-4, gt=0)
+    clip: float = Field(default=1e-4, gt=0, le=1e30)
     """Half-width of the clipped ratio."""
 
     def loss(self, log_ratio: Tensor, credit: Tensor, divergence: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Hinge(Strict):
     """PCPO's hinge in the log-ratio."""
 
     type: Literal["hinge"] = "hinge"
-    clip: float = Field(default=1e-4, gt=0)
+    clip: float = Field(default=1e-4, gt=0, le=1e30)
     """The hinge's margin."""
 
     def loss(self, log_ratio: Tensor, credit: Tensor, divergence: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class TrustRegion(Strict):
     """Flow-DPPO's mask: no ratio clip, but moves that left a KL ball and go on outwards are left out."""
 
     type: Literal["trust_region"] = "trust_region"
-    clip: float = Field(default=1e-5, gt=0)
+    clip: float = Field(default=1e-5, gt=0, le=1e30)
     """The largest KL per dimension."""
 
     def loss(self, log_ratio: Tensor, credit: Tensor, divergence: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class LikelihoodRatio(Objective):
     """What a profile leaves as it was: the total gradient weight, the mean factor, or nothing."""
     form: Form = "power"
     """How a profile enters the log-ratio."""
-    kl_weight: float = Field(default=0.0, ge=0)
+    kl_weight: float = Field(default=0.0, ge=0, le=1e30)
     """Strength of the pull towards the policy before training."""
     kl_form: Literal["exact", "flow_grpo"] = "exact"
     """`exact`: the transition's KL; `flow_grpo`: that times the step length, as published with Flow-GRPO."""

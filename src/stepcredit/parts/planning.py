@@ -5,10 +5,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from pydantic import Field
 from torch import Tensor
 
+from stepcredit.errors import RecipeError
 from stepcredit.parts.sampling import Sampling
 from stepcredit.records import Credit, Key, Plan
 from stepcredit.records.rollout import own_paths
@@ -18,11 +19,11 @@ from stepcredit.settings.strict import Strict
 class Window(Strict):
     """Noise and training on a few neighbouring steps only, drawn at random; the rest of the path is deterministic."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=1_000)
     """Steps in the window."""
-    first: int = Field(default=0, ge=0)
+    first: int = Field(default=0, ge=0, le=1_000)
     """The earliest step that a window may hold."""
-    end: int | None = Field(default=None, ge=1)
+    end: int | None = Field(default=None, ge=1, le=1_000)
     """The step after the last one that a window may hold; null is the last trained step."""
     per: Literal["rollout", "prompt"] = "rollout"
     """One window for the whole rollout, or one for each prompt."""
@@ -37,14 +38,25 @@ class Window(Strict):
             )
         return end
 
-    def within(self, steps: int, length: int, prompts: int, random: np.random.Generator) -> Bool[Tensor, "P 1 N"]:
-        """Which of `length` transitions lie in each prompt's window, of which the first `steps` are trained."""
-        choices = self.room(steps) - self.size + 1 - self.first
+    def within(self, trained: Bool[Tensor, " N"], prompts: int, random: np.random.Generator) -> Bool[Tensor, "P 1 N"]:
+        """Which transitions lie in each prompt's window, drawn among those that are `trained`."""
+        starts = self.starts(trained)
         # `integers` excludes its bound: the last window ends with the last step that it may hold.
-        firsts = self.first + random.integers(choices, size=prompts if self.per == "prompt" else 1)
-        step = torch.arange(length)
-        begin = torch.from_numpy(firsts)[:, None, None]
-        return (step >= begin) & (step < begin + self.size)
+        begin = starts[random.integers(len(starts), size=prompts if self.per == "prompt" else 1)]
+        step = torch.arange(len(trained))
+        return (step >= begin[:, None, None]) & (step < begin[:, None, None] + self.size)
+
+    def starts(self, trained: Bool[Tensor, " N"]) -> Int64[Tensor, " starts"]:
+        """Where a window can begin so that all its steps are trained; an error if that is nowhere."""
+        windows = trained[self.first : self.end].unfold(0, self.size, 1)
+        starts = self.first + windows.all(-1).nonzero()[:, 0]
+        if not len(starts):
+            steps = ", ".join(map(str, trained.nonzero()[:, 0].tolist()))
+            raise RecipeError(
+                f"method.plan.window holds {self.size} steps, and those that the trained network decides are "
+                f"{steps or 'none'}; lower method.plan.window.size, or raise rollout.steps"
+            )
+        return starts
 
 
 class Planning(Strict):
@@ -56,7 +68,7 @@ class Planning(Strict):
     """Noise and training on a few steps only; null is all of them."""
     timestep_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the trained steps that each sample trains, drawn at random for every sample."""
-    best_of: int | None = Field(default=None, ge=2)
+    best_of: int | None = Field(default=None, ge=2, le=10_000)
     """Train only so many samples of a group, the best and the worst half; null is all of them."""
 
     def check(self, sampling: Sampling, *, steps: int, group_size: int) -> None:
@@ -85,13 +97,10 @@ class Planning(Strict):
         trainable   steps that are decided by what is trained; the others follow the ODE. None: all of them
         """
         random = key.plan()
-        trained_steps = _trained_steps(sampling, steps)
-        trained = torch.zeros(prompts, group_size, steps, dtype=torch.bool)
-        trained[..., :trained_steps] = True
+        could_train = self.could_train(sampling, steps=steps, trainable=trainable)
+        trained = could_train.repeat(prompts, group_size, 1)
         if self.window is not None:
-            trained = trained & self.window.within(trained_steps, steps, prompts, random)
-        if trainable is not None:
-            trained = trained & trainable
+            trained = trained & self.window.within(could_train, prompts, random)
         stochastic = trained.clone() if sampling.adds_noise else torch.zeros_like(trained)
         if sampling.decodes_last:
             stochastic[..., -1] = True
@@ -100,6 +109,26 @@ class Planning(Strict):
             trained = trained & _some_of(trained, self.timestep_fraction, random)
         author = own_paths(prompts, group_size, steps, shared_start=self.shared_noise)
         return Plan(stochastic=stochastic, trained=trained, author=author)
+
+    def could_train(
+        self, sampling: Sampling, *, steps: int, trainable: Bool[Tensor, " N"] | None = None
+    ) -> Bool[Tensor, " N"]:
+        """The steps that a sample may be trained at, whatever is drawn; an error if there are none.
+
+        trainable   as in `draw`
+        """
+        trained = torch.arange(steps) < _trained_steps(sampling, steps)
+        if trainable is not None:
+            trained = trained & trainable
+        if self.window is not None:
+            self.window.room(_trained_steps(sampling, steps))
+            self.window.starts(trained)
+        if not trained.any():
+            raise RecipeError(
+                f"the trained network decides none of the {steps} steps that get credit; raise rollout.steps, change "
+                "rollout.shift, or train another network of the model"
+            )
+        return trained
 
     def choose(self, credit: Credit) -> Credit:
         """The credit of those samples that are trained; the others get none."""

@@ -23,7 +23,7 @@ class Rule(Strict):
     mixes_objectives: ClassVar[bool] = False
     """Whether the rule finds its own mix of the objectives, so that weights in the recipe would be ignored."""
 
-    advantage_clip: float = Field(default=5.0, gt=0)
+    advantage_clip: float = Field(default=5.0, gt=0, le=1e30)
     """Advantages are clamped to plus or minus this."""
 
     def observers(self) -> tuple[Observer, ...]:

@@ -73,7 +73,7 @@ class DanceSDE(NoisyEnd):
     """DanceGRPO's stochastic sampler: constant noise."""
 
     type: Literal["dance_sde"] = "dance_sde"
-    noise_level: float = Field(default=0.3, gt=0)
+    noise_level: float = Field(default=0.3, gt=0, le=1_000)
     """How much noise the kernel adds (the papers' eta)."""
 
 
@@ -81,7 +81,7 @@ class FlowSDE(NoisyEnd):
     """Flow-GRPO's stochastic sampler: noise that depends on the level."""
 
     type: Literal["flow_sde"] = "flow_sde"
-    noise_level: float = Field(default=0.7, gt=0)
+    noise_level: float = Field(default=0.7, gt=0, le=1_000)
     """How much noise the kernel adds."""
 
 

@@ -1,10 +1,15 @@
 """Prompt sources. What an iteration draws is a pure function of (seed, iteration): no state, no workers."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stepcredit.errors import PromptError
+from stepcredit.files.reading import read_text
 from stepcredit.records import Key, Prompt
+
+_MOST_BYTES = 2**28
+"""Millions of prompts; all of them are held in memory."""
 
 
 class Listed:
@@ -29,18 +34,13 @@ class Listed:
 
 
 def read_file(path: Path) -> list[str]:
-    """One prompt a line; empty lines are skipped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # -sig: Windows editors put a mark in front of the first prompt
-    except FileNotFoundError:
-        raise PromptError(f"there is no prompt file {path}; check `prompts.path`") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    """One prompt a line, ended by LF, CRLF or CR; empty lines are skipped."""
+    if not os.path.exists(path):  # not Path.exists, which fails on a name that is too long
+        raise PromptError(f"there is no prompt file {path}; check `prompts.path`")
+    text = read_text(path, most_bytes=_MOST_BYTES, error=PromptError, advice="take a part of it")
+    # Not splitlines: captions from the web hold U+2028 and the like, where no line of the file ends.
+    lines = [line.strip() for line in text.split("\n")]
+    prompts = [line for line in lines if line]
     if not prompts:
         raise PromptError(f"{path} holds no prompts, wanted one a line")
     return prompts

@@ -5,14 +5,21 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stepcredit.errors import nearest
+from stepcredit.errors import nearest, shown
 from stepcredit.recipe.compose import FILE_KEYS
 from stepcredit.recipe.recipe import Recipe
+from stepcredit.settings.strict import WRONG_KIND
+
+_MOST_PROBLEMS = 10  # nobody reads more at a time, and finding near words takes a moment each
 
 
 def explain(error: ValidationError, model: type[BaseModel], section: tuple[str, ...] = ()) -> str:
     """One line for each mistake that `model` found; `section` is where in the recipe it stands."""
-    return "\n".join(_sentence(problem, model, section) for problem in error.errors(include_url=False))
+    problems = error.errors(include_url=False)
+    sentences = [_sentence(problem, model, section) for problem in problems[:_MOST_PROBLEMS]]
+    if len(problems) > _MOST_PROBLEMS:
+        sentences.append(f"... and {len(problems) - _MOST_PROBLEMS:,} more")
+    return "\n".join(dict.fromkeys(sentences))  # a key with two classes to choose from may be told the same by both
 
 
 def _sentence(problem: ErrorDetails, model: type[BaseModel], section: tuple[str, ...]) -> str:
@@ -23,17 +30,25 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel], section: tuple[str,
         case "extra_forbidden":
             return f"{key}: unknown key; {nearest(str(location[-1]), _known_keys(model, location[:-1]))}"
         case "union_tag_invalid":
-            known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]  # "'clip_t', 'hps', ..."
-            return f'{key}: there is no type "{context["tag"]}"; {nearest(context["tag"], known)}'
+            known = [word.strip(" '") for word in context["expected_tags"].split(",")]  # "'clip_t', 'hps', ..."
+            return f"{key}.type: there is no type {shown(context['tag'])}; {nearest(context['tag'], known)}"
         case "union_tag_not_found":
-            return f'{key}: no "type"; say which, e.g. {{type: ...}}'
+            return f"{key}.type: missing; say which, e.g. {{type: ...}}"
+        case kind if kind == WRONG_KIND:
+            return f"{key}: {problem['msg']}"
         case "missing":
             return f"{key}: missing; a recipe must set it"
         case "value_error":  # raised by our own validators, which say themselves what they got
             message = problem["msg"].removeprefix("Value error, ")
             return f"{key}: {message}" if key else message
         case _:
-            return f"{key}: {problem['msg']}, got {problem['input']!r}"
+            return f"{key}: {problem['msg']}, got {shown(problem['input'])}{_why(problem['type'])}"
+
+
+def _why(kind: str) -> str:
+    """Why there is a limit at all, where it is not in the nature of the key."""
+    beyond = kind in ("less_than_equal", "too_long", "string_too_long")
+    return "; nobody needs as much, so it is taken for a slip" if beyond else ""
 
 
 def dotted(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -54,22 +69,27 @@ def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list
     owners = [model]
     for part in location:
         # Of a choice between classes pydantic says which one it took; that word stands in no file.
-        tagged = [owner for owner in owners if len(owners) > 1 and _tag(owner) == part]
+        tagged = [owner for owner in owners if len(owners) > 1 and tag(owner) == part]
         if tagged:
             owners = tagged
             continue
-        words.append(str(part))
+        # Nothing stands below a plain value: the rest is pydantic's word for one of the kinds that it may have.
+        if not owners and isinstance(part, str):
+            continue
+        words.append(shown(str(part))[1:-1])
         if isinstance(part, str):  # a number counts in a list, whose items have the classes of the list's key
-            owners = _below(owners, part)
+            owners = below(owners, part)
     return words, owners
 
 
-def _below(owners: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+def below(owners: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    """The classes that a key of these classes may hold."""
     annotations = [owner.model_fields[key].annotation for owner in owners if key in owner.model_fields]
     return [choice for annotation in annotations for choice in _models_in(annotation)]
 
 
-def _tag(model: type[BaseModel]) -> Any:
+def tag(model: type[BaseModel]) -> Any:
+    """The `type` by which a class is chosen."""
     return model.model_fields["type"].default if "type" in model.model_fields else None
 
 

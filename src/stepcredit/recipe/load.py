@@ -5,17 +5,18 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from stepcredit.errors import RecipeError
+from stepcredit.errors import RecipeError, shown
 from stepcredit.policies.families import settings_class
 from stepcredit.recipe.compose import compose, overlay, spelled_out
 from stepcredit.recipe.explain import explain
 from stepcredit.recipe.flags import parse_flags
 from stepcredit.recipe.moved import refuse_moved
+from stepcredit.recipe.plain import write_plain
 from stepcredit.recipe.read import find_recipe
 from stepcredit.recipe.recipe import Recipe, method_class
+from stepcredit.recipe.targets import read_flags
 from stepcredit.settings.keys import flatten
 from stepcredit.settings.run import Training
 from stepcredit.settings.strict import Strict
@@ -28,9 +29,11 @@ def load_recipe(source: str | Path = DEFAULT, overrides: Sequence[str] | Mapping
 
     `source` is a file, or a model or file inside the package: `flux1_dev`, `recipes/flux1_dev/otca.yaml`.
     """
-    # A copy: flags such as `rewards.0.name` reach into values, and the caller's list is to stay as it was.
-    settings = list(deepcopy(overrides).items()) if isinstance(overrides, Mapping) else parse_flags(overrides)
-    return validate(overlay(compose(find_recipe(source)), settings))
+    # A copy of settings: keys such as `rewards.0.name` reach into values, and the caller's list is to stay as it was.
+    recipe = compose(find_recipe(source))
+    if isinstance(overrides, Mapping):
+        return validate(overlay(recipe, list(deepcopy(overrides).items())))
+    return validate(overlay(recipe, read_flags(recipe, parse_flags(overrides))))
 
 
 def validate(data: Mapping[str, Any]) -> Recipe:
@@ -67,10 +70,12 @@ def _read_section(
     if isinstance(value, Strict):
         return value
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{section}: got {value!r}, wanted one such as {example}")
+        raise RecipeError(f"{section}: got {shown(value)}, wanted one such as {example}")
     if "type" not in value:
-        raise RecipeError(f'{section}: no "type"; name a {_NAMES[section]}, e.g. {section}: {example}')
-    model = find_class(str(value["type"]))
+        raise RecipeError(f"{section}.type: missing; name a {_NAMES[section]}, e.g. {section}: {example}")
+    if not isinstance(value["type"], str):
+        raise RecipeError(f"{section}.type: got {shown(value['type'])}, wanted a {_NAMES[section]}, e.g. {example}")
+    model = find_class(value["type"])
     if section == "method":
         refuse_moved(recipe, {"method": model, "training": Training})
     try:
@@ -90,4 +95,4 @@ def changed_keys(before: Recipe, after: Recipe) -> list[str]:
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_plain(recipe.model_dump(mode="json"))

@@ -1,15 +1,17 @@
 """Recipe files: where they are, and YAML that refuses what it would otherwise pass over in silence."""
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stepcredit import methods
-from stepcredit.errors import RecipeError, nearest
+from stepcredit.errors import RecipeError, nearest, shown
+from stepcredit.files.reading import read_text
 from stepcredit.recipe.moved import moved_recipe
+from stepcredit.recipe.plain import read_plain
 
+_MOST_BYTES = 2**20  # seconds to read; a recipe has a few thousand
 PACKAGED = Path(str(resources.files("stepcredit") / "recipes"))
 """The recipes inside the package: one file a model, and the settings of OTCA's paper in full below a folder."""
 
@@ -22,14 +24,14 @@ def model_recipes() -> dict[str, Path]:
 def find_recipe(source: str | Path) -> Path:
     """A recipe file here, or a model or file of that name inside the package."""
     path = Path(source)
-    recipe = path if path.is_file() else packaged_recipe(path)
+    recipe = path if is_file(path) else packaged_recipe(path)
     if recipe is not None:
         return recipe
     now = moved_recipe(path, model_recipes(), methods.names())
     if now is not None:
         raise RecipeError(f"{source} is now: {now}")
     hint = nearest(str(source), recipe_names())
-    raise RecipeError(f'there is no recipe "{source}", neither here nor inside the package; {hint}')
+    raise RecipeError(f"there is no recipe {shown(str(source))}, neither here nor inside the package; {hint}")
 
 
 def packaged_recipe(name: Path) -> Path | None:
@@ -38,7 +40,12 @@ def packaged_recipe(name: Path) -> Path | None:
         return model_recipes()[str(name)]
     # The README writes `recipes/...`, as the folder is called in the package and in a checkout.
     inside = PACKAGED.joinpath(*(name.parts[1:] if name.parts[:1] == ("recipes",) else name.parts))
-    return inside if inside.is_file() else None
+    return inside if is_file(inside) else None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a name is one of a file; pathlib would fail on one that is too long."""
+    return os.path.isfile(path)
 
 
 def recipe_names() -> list[str]:
@@ -48,38 +55,18 @@ def recipe_names() -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; a key that occurs twice is an error, not a silent choice of the last one."""
+    """A YAML mapping; what other readers would pass over or guess at is an error that names its line and key."""
+    text = read_text(path, most_bytes=_MOST_BYTES, error=RecipeError, advice="keep prompts in a file of their own")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from None
-    except RecipeError as error:  # from `_mapping`, which knows the line and not the file
-        raise RecipeError(f"{path}, {error}") from None
+        content = read_plain(text)
+    except RecipeError as error:
+        between = " is " if str(error).startswith("not valid") else ", "
+        raise RecipeError(f"{path}{between}{error}") from None
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds {type(content).__name__}, wanted a mapping of recipe keys such as `policy:`")
+        raise RecipeError(f"{path} holds {_kind(content)}, wanted a mapping of recipe keys such as `policy:`")
     return content
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A class of its own, because constructors are registered on the class and would change every SafeLoader."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    line = node.start_mark.line + 1
-    # Always deep, whatever is asked: PyYAML fills shallow ones in later, and the checks here would see them empty.
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if not isinstance(key, str):
-            raise RecipeError(f"line {line}: key {key!r} is not a word")
-    repeated = {key for key in keys if keys.count(key) > 1}
-    if repeated:
-        raise RecipeError(f"line {line}: key {', '.join(map(repr, sorted(repeated)))} occurs twice; keep one")
-    values = [loader.construct_object(value, deep=True) for _, value in node.value]
-    return dict(zip(keys, values, strict=True))
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+def _kind(content: Any) -> str:
+    """What a file holds that is no recipe."""
+    return "nothing" if content is None else f"a {type(content).__name__} ({shown(content)})"

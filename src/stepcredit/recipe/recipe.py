@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from stepcredit.errors import RecipeError, nearest
+from stepcredit.errors import RecipeError, nearest, shown
 from stepcredit.foreign.modules import import_named
 from stepcredit.methods import names
 from stepcredit.methods.base import Method
@@ -19,6 +19,9 @@ from stepcredit.settings.run import Evaluation, Optimiser, Output, Rollout, Trai
 from stepcredit.settings.strict import Strict
 from stepcredit.settings.tracking import TrackingChoice
 
+_MOST_REWARDS = 64
+_MOST_PAIRS = 4_000_000  # far beyond what is drawn between two updates, and a plan of so many is made in a blink
+
 
 class Recipe(Strict):
     """A whole run.
@@ -28,7 +31,7 @@ class Recipe(Strict):
 
     seed: int = Field(default=0, ge=0, lt=2**40)  # streams mix it with counters, and torch takes 64 bits in all
     """The same seed gives the same run."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4_096)
     """CPU threads; null leaves it to torch."""
     policy: SerializeAsAny[PolicySettings]
     """The generator and what of it is trained: a file of `policies/families/`, or `package.module` of your own."""
@@ -37,15 +40,15 @@ class Recipe(Strict):
     rollout: Rollout = Rollout()
     method: SerializeAsAny[Method]  # as any: the field's own class knows none of the settings that a method adds
     """Which credit rule, and its settings: a file of `methods/`, or `package.module` of your own."""
-    rewards: Annotated[list[RewardChoice], Field(min_length=1)]
+    rewards: Annotated[list[RewardChoice], Field(min_length=1, max_length=_MOST_REWARDS)]
     """The objectives (K)."""
-    held_out: list[RewardChoice] = Field(default_factory=list)
+    held_out: list[RewardChoice] = Field(default_factory=list, max_length=_MOST_REWARDS)
     """Measured, never trained on: that is where reward hacking shows."""
     optimiser: Optimiser = Optimiser()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     output: Output = Output()
-    tracking: list[TrackingChoice] = Field(default_factory=list)
+    tracking: list[TrackingChoice] = Field(default_factory=list, max_length=_MOST_REWARDS)
     """Services that are told how the run goes, beside the run folder."""
 
     @model_validator(mode="after")
@@ -87,6 +90,29 @@ class Recipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_can_be_summed(self) -> "Recipe":
+        for index, reward in enumerate(self.rewards):
+            if reward.weight < 0:
+                raise ValueError(
+                    f"rewards.{index}.weight: got {shown(reward.weight)}, wanted at least 0; to have less of it, "
+                    "write a reward of your own that returns its negative ({type: custom, path: ...})"
+                )
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards.0.weight: every reward has weight 0, so nothing would be trained; raise one")
+        return self
+
+    @model_validator(mode="after")
+    def _plan_fits_into_memory(self) -> "Recipe":
+        rollout = self.rollout
+        pairs = rollout.prompts * rollout.group_size * rollout.steps
+        if pairs > _MOST_PAIRS:
+            raise ValueError(
+                f"rollout.prompts x rollout.group_size x rollout.steps is {pairs:,}, wanted at most {_MOST_PAIRS:,} "
+                "steps of samples in an iteration; lower one of the three"
+            )
+        return self
+
     @property
     def _measured(self) -> list[str]:
         return [name for reward in (*self.rewards, *self.held_out) for name in reward.labels]
@@ -122,7 +148,9 @@ def method_class(name: str) -> type[Method]:
     # Of this module itself: a file may import another method to share its rule.
     methods = [item for item in vars(module).values() if _is_method(item) and item.__module__ == module.__name__]
     if len(methods) != 1:
-        raise RecipeError(f"{module.__name__} must define exactly one subclass of Method, found {len(methods)}")
+        raise RecipeError(
+            f"method.type: {module.__name__} must define exactly one subclass of Method, found {len(methods)}"
+        )
     return methods[0]
 
 
@@ -135,10 +163,13 @@ def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method
 def _method_module(name: str) -> ModuleType:
     known = names()  # the folder is the registry
     if name not in known and "." not in name:
-        raise RecipeError(f'there is no method "{name}"; {nearest(name, known)}')
-    if "" in name.split("."):  # ".otca" would be taken relative to whoever imports
-        raise RecipeError(f'method "{name}" is not a module; write it as package.module')
-    return import_named(name, key=f'method "{name}"') if "." in name else import_module(f"stepcredit.methods.{name}")
+        raise RecipeError(f"method.type: there is no method {shown(name)}; {nearest(name, known)}")
+    # ".otca" would be taken relative to whoever imports, and a path has no module's name.
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"method.type: method {shown(name)} is not a module; write it as package.module")
+    if "." not in name:
+        return import_module(f"stepcredit.methods.{name}")
+    return import_named(name, key=f'method.type: method "{name}"')
 
 
 def _is_method(item: object) -> bool:

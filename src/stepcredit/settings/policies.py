@@ -14,9 +14,9 @@ class LoRA(Strict):
     """Low-rank adapters on named modules (peft)."""
 
     type: Literal["lora"] = "lora"
-    rank: int = Field(default=32, ge=1)
+    rank: int = Field(default=32, ge=1, le=16_384)
     """Rank of the adapters."""
-    alpha: int | None = Field(default=None, gt=0)
+    alpha: int | None = Field(default=None, gt=0, le=1_000_000)
     """Scale of the adapters; null is twice the rank."""
     targets: Literal["attention", "blocks"] | list[str] = "blocks"
     """Adapted linear layers: `attention`, `blocks` (attention and feed-forward), or a list of name endings."""
@@ -35,7 +35,7 @@ class Full(Strict):
 SurfaceChoice = Annotated[LoRA | Full, Field(discriminator="type")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Medium = Literal["image", "video"]
-Side = Annotated[int, Field(ge=8)]
+Side = Annotated[int, Field(ge=8, le=8_192)]
 
 
 class PolicySettings(Strict):
@@ -70,9 +70,9 @@ class PolicySettings(Strict):
     """Attention backend of diffusers, such as `_native_cudnn` or `_flash_3_hub`; null is PyTorch's own choice."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more work. Off where memory allows."""
-    text_cache: int = Field(default=1024, ge=0)
+    text_cache: int = Field(default=1024, ge=0, le=10_000_000)
     """Distinct prompts whose embeddings are kept, in main memory; the least recently used goes first."""
-    decode_batch: int = Field(default=16, ge=1)
+    decode_batch: int = Field(default=16, ge=1, le=1_000_000)
     """Samples that the autoencoder decodes at a time."""
     offload: tuple[Literal["vae", "text_encoders"], ...] = ("text_encoders",)
     """Parts that wait in main memory while they are not used."""
@@ -90,7 +90,7 @@ class PolicySettings(Strict):
 class ClassifierFree(PolicySettings):
     """Families that are guided by a second forward without the prompt."""
 
-    guidance: float = Field(default=4.5, ge=1)
+    guidance: float = Field(default=4.5, ge=1, le=1_000)
     """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
     negative_prompt: str = ""
     """What the second forward is told."""

@@ -15,9 +15,9 @@ class RewardSettings(Strict):
     scores: ClassVar[tuple[Literal["image", "video"], ...]] = ("image",)
 
     # Names are columns of tables, and are joined with "+" where several outputs share a problem.
-    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$", max_length=100)
     """How the objective is called in tables; null is its type."""
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=-1e6, le=1e6)
     """Weight for methods that sum objectives; of each output, where a reward has several."""
 
     @property

@@ -22,6 +22,7 @@ from stepcredit.files.text import write_json
 from stepcredit.methods import names
 from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.parts.sampling import DanceSDE
+from stepcredit.recipe.flags import laid_over
 from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.recipe import Recipe, method_named
 from stepcredit.records import Key, Prompt, RewardBatch
@@ -72,7 +73,7 @@ class Cell:
             return [*start, "--resume", str(self.folder)]
         settings = [f"--method.{key}={json.dumps(value)}" for key, value in flatten(arm(self.arm)).items()]
         own = ["--seed", str(self.seed), "--output.folder", str(self.folder), "--output.report", "false"]
-        return [*start, RECIPE, *settings, *own, *flags]
+        return [*start, RECIPE, *laid_over([*settings, *own], flags)]
 
 
 def arm(name: str) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def train_all(todo: Sequence[Cell], flags: Sequence[str], *, budget: int, worker
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
                     bar = progress.add_task(f"{cell.arm} {cell.seed}", total=budget)
-                    running[pool.submit(_train, cell, [*flags, *threads], alive)] = _Watched(cell, bar)
+                    running[pool.submit(_train, cell, laid_over(flags, threads), alive)] = _Watched(cell, bar)
                 _watch(running, progress, whole, budget=budget)
         except BaseException:
             # Leaving the pool waits for its threads, and they for their processes: those have to be asked to end.
@@ -221,8 +222,8 @@ def study_proxy(folder: Path, flags: Sequence[str], *, prompts: int, group_size:
     # A file of an older version says nothing of its flags.
     if stored is not None and stored["size"] == size and stored.get("flags", list(flags)) == list(flags):
         return stored
-    changed = [f"--rollout.{key}={value}" for key, value in size.items()]
-    rows = _proxy_rows(load_recipe(RECIPE, [*flags, *changed, "--method.sampler.noise_level", "0.3"]))
+    changed = [*(f"--rollout.{key}={value}" for key, value in size.items()), "--method.sampler.noise_level=0.3"]
+    rows = _proxy_rows(load_recipe(RECIPE, laid_over(flags, changed)))
     study = {"size": size, "flags": list(flags), "trajectories": prompts * group_size, "rows": rows}
     write_json(path, study)
     return study
@@ -287,7 +288,7 @@ def study(
     chosen = list(rows or ARMS)
     for name in chosen:
         arm(name)  # a misspelt one must not cost hours
-    settings = [*_settings(budget=budget, count=count), *flags]
+    settings = laid_over(_settings(budget=budget, count=count), flags)
     wanted = load_recipe(RECIPE, settings)
     todo = cells(folder, chosen, seeds)
     _check_same_study(todo, wanted)

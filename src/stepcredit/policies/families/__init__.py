@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepcredit.errors import RecipeError, nearest
+from stepcredit.errors import RecipeError, nearest, shown
 from stepcredit.foreign.modules import import_named
 from stepcredit.settings.policies import PolicySettings
 
@@ -43,11 +43,11 @@ def taking(pipeline: str) -> str | None:
 
 def _module(name: str) -> ModuleType:
     if name not in names() and "." not in name:
-        raise RecipeError(f'policy: there is no type "{name}"; {nearest(name, names())}')
-    if "" in name.split("."):
-        raise RecipeError(f'policy.type "{name}" is not a module; write it as package.module')
+        raise RecipeError(f"policy.type: there is no type {shown(name)}; {nearest(name, names())}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"policy.type: {shown(name)} is not a module; write it as package.module")
     # Only of somebody else behind the fence, which brings torch along.
-    return import_named(name, key=f'policy.type "{name}"') if "." in name else import_module(f"{__name__}.{name}")
+    return import_named(name, key=f'policy.type: "{name}"') if "." in name else import_module(f"{__name__}.{name}")
 
 
 def _family(module: ModuleType) -> "type[Family[Any]]":
@@ -63,6 +63,7 @@ def _only(base: type[Base], module: ModuleType) -> type[Base]:
     subclasses = [item for item in own if issubclass(item, base)]
     if len(subclasses) != 1:
         raise RecipeError(
-            f"{module.__name__} must define exactly one subclass of {base.__name__}, found {len(subclasses)}"
+            f"policy.type: {module.__name__} must define exactly one subclass of {base.__name__}, "
+            f"found {len(subclasses)}"
         )
     return subclasses[0]

@@ -24,7 +24,7 @@ class Flux(PolicySettings):
     type: Literal["flux"] = "flux"
     weights: str = "scenes"
     """A diffusers folder or hub id; `scenes` is the generator inside the package."""
-    guidance: float = Field(default=3.5, ge=0)
+    guidance: float = Field(default=3.5, ge=0, le=1_000)
     """Guidance embedding, where the model has one."""
     max_tokens: int = Field(default=512, ge=1, le=512)
     """Length of the T5 prompt; longer prompts are cut."""

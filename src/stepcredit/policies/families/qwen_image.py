@@ -36,7 +36,7 @@ class QwenImage(ClassifierFree):
     type: Literal["qwen_image"] = "qwen_image"
     weights: str = "Qwen/Qwen-Image"
     """A diffusers folder or hub id."""
-    guidance: float = Field(default=4.0, ge=1)
+    guidance: float = Field(default=4.0, ge=1, le=1_000)
     """Scale of classifier-free guidance; the guided velocity gets back the length of the unguided one."""
     negative_prompt: str = " "
     """What the second forward is told."""

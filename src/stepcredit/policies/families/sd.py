@@ -30,7 +30,7 @@ class SD(ClassifierFree):
     type: Literal["sd"] = "sd"
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A diffusers folder or hub id."""
-    guidance: float = Field(default=5.0, ge=1)
+    guidance: float = Field(default=5.0, ge=1, le=1_000)
     """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
 
 

@@ -34,17 +34,17 @@ class Wan(ClassifierFree):
     """Side of a square picture, or [height, width]; pixels."""
     vae_dtype: Dtype | None = "float32"
     """Of the autoencoder, which draws what rewards see: its published examples use float32; null is `dtype`."""
-    frames: int = Field(default=53, ge=1)
+    frames: int = Field(default=53, ge=1, le=2_000)
     """Frames of a video."""
-    fps: float = Field(default=16.0, gt=0)
+    fps: float = Field(default=16.0, gt=0, le=240)
     """Frames per second: how videos are shown and stored, and what rewards are told."""
-    guidance: float = Field(default=5.0, ge=1)
+    guidance: float = Field(default=5.0, ge=1, le=1_000)
     """Scale of classifier-free guidance; 1 is none, and saves half of the work. What is trained is the guided model."""
-    guidance_2: float | None = Field(default=None, ge=1)
+    guidance_2: float | None = Field(default=None, ge=1, le=1_000)
     """The same for the low-noise expert; null is `guidance`."""
     experts: Literal["both", "high_noise", "low_noise"] = "both"
     """Which of two experts is trained; steps of the other one follow the ODE and get no credit."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=4_096)
     """Length of the prompt; longer prompts are cut."""
 
 
