@@ -2,8 +2,8 @@
 
     python scripts/fuzz_recipes.py --cases 20000 --seed 0
 
-Every case takes a packaged recipe, breaks it in one place, and reads, checks and counts it as `train --dry-run` does, in
-this process. Wanted: no error but those of the package, no case longer than five seconds, every message on one screen,
+Every case takes a packaged recipe, breaks it in one place, and reads, checks and counts it as `train --dry-run` does,
+in this process. Wanted: no error but those of the package, no case longer than five seconds, every message on one screen,
 and in 95 of 100 messages the full key, `rewards.0.weight`. A case is found again by its number and the seed.
 """
 
@@ -101,7 +101,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]
 
 @dataclass(frozen=True)
 class Case:
-    """A broken recipe, `Case(b"seed: no\\n", (), "seed")`; `key` is what a message has to name, if it can be known."""
+    """A broken recipe, `Case(b"seed: no", (), "seed")`; `key` is what a message has to name, if it can be known."""
 
     content: bytes
     flags: tuple[str, ...] = ()
@@ -148,7 +148,9 @@ def owner_of(recipe: Any, path: tuple[str, ...]) -> Any:
 
 def written(recipe: Any, raw: str = "") -> bytes:
     """The recipe as a file, with `raw` as it is where the hole was left."""
-    return yaml.safe_dump(recipe, sort_keys=False).replace(HOLE, raw).encode("utf-8", "surrogatepass")
+    return (
+        yaml.dump(recipe, Dumper=yaml.CSafeDumper, sort_keys=False).replace(HOLE, raw).encode("utf-8", "surrogatepass")
+    )
 
 
 def put(recipe: Any, path: tuple[str, ...], value: Any) -> None:
