@@ -98,6 +98,8 @@ def _refuse_doubles(settings: Sequence[tuple[str, Any]]) -> None:
     """Refuse a key that is set twice, by itself or as a part of its section; nobody can know which was meant."""
     values: dict[str, Any] = {}
     for key, value in settings:
+        if key.partition(".")[0] == "methods":
+            raise RecipeError(f"--{key}: methods is for recipe files; the method of this run is set as --method.KEY")
         if key in values:
             raise RecipeError(f"--{key} is given twice, {shown(values[key])} and {shown(value)}; keep one")
         values[key] = value

@@ -1,5 +1,7 @@
 """What pydantic found wrong with a recipe, in the words of the file: dotted keys, and the nearest right word."""
 
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +35,7 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel], section: tuple[str,
             known = [word.strip(" '") for word in context["expected_tags"].split(",")]  # "'clip_t', 'hps', ..."
             return f"{key}.type: there is no type {shown(context['tag'])}; {nearest(context['tag'], known)}"
         case "union_tag_not_found":
-            return f"{key}.type: missing; say which, e.g. {{type: ...}}"
+            return without_type(key, problem["input"], _known_keys(model, location), "say which, e.g. {type: ...}")
         case kind if kind == WRONG_KIND:
             return f"{key}: {problem['msg']}"
         case "missing":
@@ -43,6 +45,15 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel], section: tuple[str,
             return f"{key}: {message}" if key else message
         case _:
             return f"{key}: {problem['msg']}, got {shown(problem['input'])}{_why(problem['type'])}"
+
+
+def without_type(key: str, section: Any, known: Collection[str], advice: str) -> str:
+    """The sentence of a section that names no type, or misspells the word; `known` are other keys that it may have."""
+    words = section if isinstance(section, Mapping) else ()
+    near = difflib.get_close_matches("type", [str(word) for word in words if word not in known], n=1)
+    if near:
+        return f'{key}.{near[0]}: unknown key; did you mean "type"? {key}.type is missing'
+    return f"{key}.type: missing; {advice}"
 
 
 def _why(kind: str) -> str:

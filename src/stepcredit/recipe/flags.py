@@ -30,8 +30,15 @@ def parse_flags(tokens: Sequence[str]) -> list[tuple[str, str]]:
             if not remaining or remaining[0].startswith("--"):
                 raise RecipeError(f"--{name} has no value; write --{name} VALUE")
             text = remaining.popleft()
-        settings.append((name.replace("-", "_"), text))
+        settings.append((_key(name), text))
     return settings
+
+
+def _key(name: str) -> str:
+    try:
+        return checked_text(name.replace("-", "_"))
+    except ValueError as error:
+        raise RecipeError(f"--{shown(name)[1:-1]} is no recipe key: {error}") from None
 
 
 def laid_over(flags: Sequence[str], over: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from stepcredit.errors import RecipeError, shown
 from stepcredit.policies.families import settings_class
 from stepcredit.recipe.compose import compose, overlay, spelled_out
-from stepcredit.recipe.explain import explain
+from stepcredit.recipe.explain import explain, without_type
 from stepcredit.recipe.flags import parse_flags
 from stepcredit.recipe.moved import refuse_moved
 from stepcredit.recipe.plain import write_plain
@@ -18,6 +18,7 @@ from stepcredit.recipe.read import find_recipe
 from stepcredit.recipe.recipe import Recipe, method_class
 from stepcredit.recipe.targets import read_flags
 from stepcredit.settings.keys import flatten
+from stepcredit.settings.policies import PolicySettings
 from stepcredit.settings.run import Training
 from stepcredit.settings.strict import Strict
 
@@ -72,7 +73,9 @@ def _read_section(
     if not isinstance(value, Mapping):
         raise RecipeError(f"{section}: got {shown(value)}, wanted one such as {example}")
     if "type" not in value:
-        raise RecipeError(f"{section}.type: missing; name a {_NAMES[section]}, e.g. {section}: {example}")
+        raise RecipeError(
+            without_type(section, value, PolicySettings.model_fields, f"name a {_NAMES[section]}, e.g. {example}")
+        )
     if not isinstance(value["type"], str):
         raise RecipeError(f"{section}.type: got {shown(value['type'])}, wanted a {_NAMES[section]}, e.g. {example}")
     model = find_class(value["type"])
