@@ -9,6 +9,7 @@ credit, looks at held-out captions, pictures, every file of the last checkpoint,
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -26,9 +27,6 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-# Imported here so that a command costs a fork and no start of the interpreter; nothing is computed in this process.
-import stepcredit.api
-import stepcredit.viewer.terminal  # noqa: F401
 from stepcredit.cli import main as command_line
 
 FLAGS = {
@@ -44,6 +42,9 @@ FLAGS = {
     "output.checkpoint_every": 3,
 }
 PER_RUN = 6  # kills of one run before it may finish
+COMMANDS = ("stepcredit.api", "stepcredit.viewer.report", "stepcredit.viewer.terminal")
+"""Modules of the commands, which import them when they run."""
+
 FORK = multiprocessing.get_context("fork")
 
 RUN = ("credit/*.safetensors", "samples/*/*", "checkpoints/000024/**/*", "result.json", "before_after.png")
@@ -134,8 +135,9 @@ def in_training(command: Command, folder: Path, chooser: random.Random) -> None:
 
 def in_checkpoint(command: Command, folder: Path, chooser: random.Random) -> None:
     """Wait until a checkpoint is half-written."""
+    after = newest(folder) + chooser.choice((0, 3, 6))
     # Written in milliseconds: looked for more rarely, it would be missed.
-    while command.is_running() and not list((folder / "checkpoints").glob(".*")):
+    while command.is_running() and not (newest(folder) >= after and list((folder / "checkpoints").glob(".*"))):
         time.sleep(0.0005)
     time.sleep(chooser.uniform(0, 0.03))
 
@@ -278,6 +280,9 @@ def main() -> None:
     options = parser.parse_args()
     chooser = random.Random(options.seed)
     score = Score()
+    # Once, here: a command then costs a fork and no start of the interpreter. Nothing is computed in this process.
+    for module in COMMANDS:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         reference = place / "reference" / "run"

@@ -12,6 +12,7 @@ from drawn_runs import drawn_run
 from stepcredit import __version__
 from stepcredit.cli import app as cli
 from stepcredit.cli import doctor
+from stepcredit.errors import RunError
 from stepcredit.recipe.read import model_recipes
 
 COMMANDS = (
@@ -245,6 +246,17 @@ def test_the_keyboard_stops_a_run_with_130(monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", interrupted)
     assert run("train") == 130
     assert "stopped by the keyboard" in capsys.readouterr().err
+
+
+def test_an_error_says_what_was_noted_on_it(monkeypatch, capsys):
+    def failing(arguments):
+        error = RunError("the numbers went [astray]\x1b[31m")
+        error.add_note("saved after 3 iterations")
+        raise error
+
+    monkeypatch.setattr(cli, "app", failing)
+    assert run("train") == 2
+    assert capsys.readouterr().err == "error: the numbers went [astray]. saved after 3 iterations\n"
 
 
 def test_methods_lists_every_file_of_methods(capsys):

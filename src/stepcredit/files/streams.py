@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO, cast
+from typing import Any
 
 _OF_THE_PROCESS = (1, 2)  # file descriptors of standard output and error
 
@@ -25,7 +25,7 @@ def unbroken() -> Generator[None]:
 class Unbroken:
     """A stream that takes everything: once the one behind it has failed, what is written goes nowhere."""
 
-    def __init__(self, stream: TextIO, tell: Callable[[OSError | ValueError], None]) -> None:
+    def __init__(self, stream: Any, tell: Callable[[OSError | ValueError], None]) -> None:
         self._stream = stream
         self._tell = tell
         self._is_gone = False
@@ -64,11 +64,10 @@ class Unbroken:
                 os.close(nowhere)
 
 
-def _guarded(stream: TextIO | None, tell: Callable[[OSError | ValueError], None]) -> TextIO | None:
+def _guarded(stream: Any, tell: Callable[[OSError | ValueError], None]) -> Any:
+    # Any: notebooks and tests put all kinds of things in its place.
     # There is no stream in a process without a console, and a run inside a command is guarded already.
-    if stream is None or isinstance(stream, Unbroken):
-        return stream
-    return cast(TextIO, Unbroken(stream, tell))
+    return stream if stream is None or isinstance(stream, Unbroken) else Unbroken(stream, tell)
 
 
 def _say_that_output_is_gone(reason: OSError | ValueError) -> None:

@@ -168,7 +168,8 @@ class Loop:
         """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
         newest = last.newest()
         # One that is there already has the means of its look, too; before the first iteration there is nothing to save.
-        if newest not in {None, start.iteration} and not (self.folder.checkpoints / f"{newest:06d}").is_dir():
+        has_news = newest is not None and newest > start.iteration
+        if has_news and not (self.folder.checkpoints / f"{newest:06d}").is_dir():
             self._save(newest, last.silent, {})
         saved = checkpoint.listed(self.folder.checkpoints)
         return int(saved[-1].name) if saved else 0
