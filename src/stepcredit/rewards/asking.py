@@ -112,7 +112,7 @@ def _explained(name: str, count: int, problems: Sequence[Problem]) -> Bool[np.nd
     explained = np.zeros(count, dtype=bool)
     for problem in problems:
         if problem.concerns(name):
-            # No rows stand for all. `isin` and not an index: rows come from foreign code and may be out of range.
+            # No rows stand for all, or for a scorer that did not say which.
             explained |= np.isin(np.arange(count), problem.rows) if problem.rows else True
     return explained
 
