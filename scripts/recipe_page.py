@@ -33,6 +33,10 @@ named. Every key is a flag, too: `--rollout.group_size 16`, `--method.rule.floor
 
 Where a key has a `type`, the type decides which other keys there are.
 
+A recipe that names a `package.module` or a `module:name` of its own is code: whoever runs it runs that module. `train`
+and `--dry-run` say so. A method or family of one's own is imported even to check its settings, a reward only when it is
+to score; `cite`, `show`, `report` and `compare` of runs import neither.
+
 ## From several files to one recipe
 
 `stepcredit recipes` lists the models that have a recipe in the package; `stepcredit train flux1_dev --method pcpo` is

@@ -79,10 +79,7 @@ class Fenced:
             return Problem(self._label, (), shortened(error))
         # Names that are not its own would be read as another reward's, and rows that are not there by nobody.
         names = [name for name in self.outputs if name in str(error.reward).split("+")]
-        numbers = [
-            row for row in _listed(error.rows) if isinstance(row, int | np.integer) and not isinstance(row, bool)
-        ]
-        rows = tuple(int(row) for row in numbers if 0 <= row < count)
+        rows = tuple(int(row) for row in _listed(error.rows) if _is_row(row, count))
         return Problem("+".join(names) or self._label, rows, shortened(error.reason))
 
     def _checked(self, columns: Columns, problems: list[Problem]) -> tuple[Columns, list[Problem]]:
@@ -115,14 +112,14 @@ def _explained(name: str, count: int, problems: Sequence[Problem]) -> Bool[np.nd
     explained = np.zeros(count, dtype=bool)
     for problem in problems:
         if problem.concerns(name):
-            # No rows stand for all. `isin` and not an index: rows come from foreign code and may be out of range.
+            # No rows stand for all, or for a scorer that did not say which.
             explained |= np.isin(np.arange(count), problem.rows) if problem.rows else True
     return explained
 
 
 def _is_row(row: Any, count: int) -> bool:
     """Whether this is the number of a row; Python counts True as 1."""
-    return isinstance(row, int | np.integer) and not isinstance(row, bool) and 0 <= row < count
+    return isinstance(row, int | np.integer) and not isinstance(row, bool) and 0 <= int(row) < count
 
 
 def _listed(several: Any) -> list[Any]:
