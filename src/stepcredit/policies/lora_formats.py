@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stepcredit.errors import WeightsError
@@ -32,6 +33,8 @@ FORMATS: Mapping[str, str] = {
 }
 """Names that only a file of that format has; the first that fits counts."""
 _NOT_LOW_RANK = ("LoKr or LoHa (LyCORIS)", "DoRA", "ComfyUI's, with whole differences")
+_FIRST = r"[._](lora_A|lora_down|down)\.weight$"
+_LAST = r"\.(lora_[AB]\.weight|alpha)$"
 _SHOWN = 3  # names that an error shows
 
 Converter = Callable[..., Any]
@@ -64,10 +67,10 @@ def standard(path: Path, stored: Stored, prefix: str, converter: Callable[[], Co
     if kind == "peft":
         return _from_peft(path, tensors, prefix)
     try:
-        converted, alphas = _converted(tensors, converter())
+        converted = _converted(tensors, converter())
     except Exception as error:  # a converter meets names that it does not know, and says so in any way
         raise WeightsError(f"{_refused(path, kind)} ({_first_line(error)}); {_ADVICE}") from error
-    foreign = [name for name in converted if not name.startswith(f"{prefix}.") or ".lora_" not in name]
+    foreign = [name for name in converted if not name.startswith(f"{prefix}.") or not re.search(_LAST, name)]
     if any(name.startswith("text_encoder") for name in foreign):
         raise WeightsError(
             f"{path} is in the format of {kind} and also changes text encoders ({foreign[0]}), which are not trained here; "
@@ -75,20 +78,17 @@ def standard(path: Path, stored: Stored, prefix: str, converter: Callable[[], Co
         )
     if foreign:
         raise WeightsError(f"{_refused(path, kind)} (left over: {', '.join(foreign[:_SHOWN])}); {_ADVICE}")
-    return {**converted, **alphas}, metadata
+    return converted, metadata
 
 
-_ADVICE = (
-    "load it in the plain pipeline with pipe.load_lora_weights(FILE), write it with pipe.save_lora_weights(FOLDER, ...), "
-    "and give that folder"
-)
+_ADVICE = "write it in diffusers' format (pipe.save_lora_weights) or peft's (save_pretrained) where it was trained"
 
 
 def _refused(path: Path, kind: str) -> str:
     return f"{path} is in the format of {kind}, which diffusers does not convert for this family"
 
 
-def _converted(tensors: Mapping[str, Tensor], converter: Converter) -> Stored:
+def _converted(tensors: Mapping[str, Tensor], converter: Converter) -> dict[str, Tensor]:
     """By diffusers: tensors with peft's endings, and alphas as tensors `MODULE.alpha` where they are not put in."""
     from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 
@@ -96,7 +96,23 @@ def _converted(tensors: Mapping[str, Tensor], converter: Converter) -> Stored:
     answer = converter(dict(tensors), return_alphas=True)
     converted, alphas = answer if isinstance(answer, tuple) else (answer, None)
     # UNets come out with the endings of older releases
-    return convert_unet_state_dict_to_peft(converted), dict(alphas or {})
+    converted = convert_unet_state_dict_to_peft(converted)
+    lost = _count(tensors) - _count(converted)
+    if lost > 0:  # a converter may leave out what it has no place for
+        raise ValueError(f"{lost} of {_count(tensors)} modules have no place")
+    # an alpha is called like its matrix, or like its module: made alike, both go the way of the matrices
+    down = {name.removesuffix(".alpha"): float(alpha) for name, alpha in (alphas or {}).items()}
+    down = {name if name.endswith(".weight") else f"{name}.lora.down.weight": alpha for name, alpha in down.items()}
+    for name, alpha in convert_unet_state_dict_to_peft(down).items():
+        if name not in converted:
+            raise ValueError(f"the alpha of {name} belongs to no module")
+        converted[name.replace(".lora_A.weight", ".alpha")] = torch.tensor(alpha)
+    return converted
+
+
+def _count(tensors: Mapping[str, Any]) -> int:
+    """How many modules have a first matrix."""
+    return sum(1 for name in tensors if re.search(_FIRST, name))
 
 
 def _from_peft(path: Path, tensors: Mapping[str, Tensor], prefix: str) -> Stored:
