@@ -13,6 +13,7 @@ from stepcredit import __version__
 from stepcredit.cli import app as cli
 from stepcredit.cli import doctor
 from stepcredit.recipe.read import model_recipes
+from stepcredit.rewards import clip
 
 COMMANDS = (
     *("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "recipes", "bench"),

@@ -22,7 +22,7 @@ def resolve(weights: str, embedded: str) -> str:
     if weights == "scenes":
         return str(resources.files("stepcredit") / "assets" / embedded)
     path = Path(weights).expanduser()
-    if path.is_dir():
+    if weights.strip() and path.is_dir():  # nothing would be the folder that one stands in
         return str(path)
     wanted = "give a model folder, a hub id (owner/name) or `scenes`"
     if path.is_file():
@@ -132,7 +132,9 @@ def _as_files(path: Path, index: str) -> str | None:
     del index
     folders = [name for name in _COMFY if (path / name).is_dir() or (path / "models" / name).is_dir()]
     if len(folders) > 1:
-        return f"it is ComfyUI's tree of single files ({', '.join(folders)}); wanted a folder as `save_pretrained` writes"
+        return (
+            f"it is ComfyUI's tree of single files ({', '.join(folders)}); wanted a folder as `save_pretrained` writes"
+        )
     files = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHTS)
     if files:
         return f"it holds the single file {files[0]}; wanted a folder as written by `save_pretrained`"

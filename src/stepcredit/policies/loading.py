@@ -79,7 +79,7 @@ def _about_file(path: Path, family: type[Family[Any]]) -> str:
         )
     return (
         f"{path} is a single-file checkpoint; wanted a folder. Make one where you trust the file: python -c "
-        f"\"from {family.library} import {family.pipeline}; "
+        f'"from {family.library} import {family.pipeline}; '
         f"{family.pipeline}.from_single_file('{path}').save_pretrained('{path.stem}')\"; then policy.weights: "
         f"./{path.stem}"
     )

@@ -59,6 +59,7 @@ def standard(path: Path, stored: Stored, prefix: str, converter: Callable[[], Co
     tensors, metadata = stored
     kind = format_of(tensors)
     if kind == "diffusers":
+        _refuse_text_encoders(path, kind, tensors)
         return stored
     if kind in _NOT_LOW_RANK:
         raise WeightsError(
@@ -70,18 +71,23 @@ def standard(path: Path, stored: Stored, prefix: str, converter: Callable[[], Co
         converted = _converted(tensors, converter())
     except Exception as error:  # a converter meets names that it does not know, and says so in any way
         raise WeightsError(f"{_refused(path, kind)} ({_first_line(error)}); {_ADVICE}") from error
+    _refuse_text_encoders(path, kind, converted)
     foreign = [name for name in converted if not name.startswith(f"{prefix}.") or not re.search(_LAST, name)]
-    if any(name.startswith("text_encoder") for name in foreign):
-        raise WeightsError(
-            f"{path} is in the format of {kind} and also changes text encoders ({foreign[0]}), which are not trained here; "
-            "give a LoRA of the network alone"
-        )
     if foreign:
         raise WeightsError(f"{_refused(path, kind)} (left over: {', '.join(foreign[:_SHOWN])}); {_ADVICE}")
     return converted, metadata
 
 
 _ADVICE = "write it in diffusers' format (pipe.save_lora_weights) or peft's (save_pretrained) where it was trained"
+
+
+def _refuse_text_encoders(path: Path, kind: str, tensors: Mapping[str, Any]) -> None:
+    encoders = [name for name in tensors if name.startswith("text_encoder")]
+    if encoders:
+        raise WeightsError(
+            f"{path} is in the format of {kind} and also changes text encoders ({encoders[0]}), which are not trained here; "
+            "give a LoRA of the network alone"
+        )
 
 
 def _refused(path: Path, kind: str) -> str:
