@@ -10,6 +10,7 @@ import torch
 from stepcredit.errors import during
 from stepcredit.files.folders import resolve
 from stepcredit.files.quiet import quiet_loading
+from stepcredit.files.versions import check_versions
 from stepcredit.parts.observers import Similarity
 from stepcredit.policies.families import family_of
 from stepcredit.policies.generator import Generator, device_of
@@ -48,6 +49,7 @@ from stepcredit.training.update import Recompute
 @quiet_loading()
 def open_generator(settings: PolicySettings, *, seed: int = 0) -> Generator:
     """A generator, with what is trainable attached."""
+    check_versions()
     return Generator(family_of(settings), settings, seed=seed)
 
 
@@ -180,6 +182,7 @@ def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
 @quiet_loading()
 def build_rewards(settings: Sequence[RewardChoice], device: torch.device) -> RewardSuite:
     """Scorers; those that are networks stand on this device, unless their own settings name another."""
+    check_versions()
     return RewardSuite([build_reward(item, device) for item in settings])
 
 

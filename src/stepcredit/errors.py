@@ -8,6 +8,7 @@
      +-- CreditError     a credit rule was given or returned something that is not usable
      +-- RunError        a run folder exists already, cannot be written or cannot be read
      +-- NumericsError   a check on the numbers failed while training
+     +-- VersionError    an installed package is too old to be right
      +-- MemoryNeeded    the device ran out of memory
 
 A message says what was got, what was wanted, and what to do.
@@ -73,6 +74,10 @@ class RunError(StepcreditError, OSError):
 
 class NumericsError(StepcreditError, ArithmeticError):
     """A check on the numbers failed while training."""
+
+
+class VersionError(StepcreditError, ImportError):
+    """An installed package is too old to be right."""
 
 
 class MemoryNeeded(StepcreditError, RuntimeError):  # noqa: N818 - it says what is needed

@@ -14,6 +14,7 @@ from stepcredit.cli import app as cli
 from stepcredit.cli import doctor
 from stepcredit.errors import RunError
 from stepcredit.recipe.read import model_recipes
+from stepcredit.rewards import clip
 
 COMMANDS = (
     *("train", "evaluate", "report", "show", "compare", "cite", "sample", "export", "methods", "recipes", "bench"),
@@ -358,7 +359,10 @@ def test_a_recipe_file_may_come_before_the_flags(tmp_path, capsys):
 def test_the_doctor_finds_a_whole_installation_well(capsys):
     assert run("doctor") == 0
     shown = capsys.readouterr().out
-    assert shown.count("ok ") == 3
+    assert shown.count("ok ") == 7
+    assert "embedded CLIP gives its known score, 0.9080" in shown
+    assert "embedded generator gives its known velocity, of size 1.4305" in shown
+    assert "half precision is honoured" in shown
     assert "torch" in shown
 
 
@@ -368,11 +372,16 @@ def test_the_doctor_shows_every_failure_and_fails(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor, "assets_are_there", lambda: doctor.Finding(False, "no weights here"))
     monkeypatch.setattr(doctor, "scenes_are_recognised", scenes_are_recognised)
+    # a judge whose text encoder is drawn at random, and a half precision that is not
+    monkeypatch.setattr(clip.Clip, "agreement", lambda *_, **__: [float("nan")])
+    monkeypatch.setattr(doctor, "_velocity_size", lambda dtype: doctor.KNOWN_SIZE)
     assert run("doctor") == 1
     shown = capsys.readouterr().out
+    assert "broken  judge gives its known score: the embedded CLIP scores a drawn picture with nan" in shown
+    assert "broken  half precision is honoured" in shown
     assert "no weights here" in shown
     assert "broken  scenes are recognised: no scenes here" in shown
-    assert shown.count("ok ") == 1
+    assert shown.count("ok ") == 3
 
 
 def test_a_flag_value_that_is_not_yaml_fails_clearly(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -16,9 +17,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors.torch import load_file, save_file
 
 import miniatures
 from stepcredit.build import build_rewards, open_generator
+from stepcredit.cli import app as cli
 from stepcredit.errors import RecipeError, WeightsError
 from stepcredit.policies import loading
 from stepcredit.policies.families import family_of
@@ -72,6 +75,101 @@ def test_a_missing_component_is_named(sd_folder, tmp_path):
     (tmp_path / "unet").rmdir()
     with pytest.raises(WeightsError, match="lacks unet"):
         open_generator(SD(weights=str(tmp_path), resolution=16))
+
+
+@pytest.mark.parametrize("name", ["dreamy.safetensors", "old.ckpt", "flux1-dev-Q4_K_S.gguf"])
+def test_a_single_file_is_told_how_it_becomes_a_folder(name, tmp_path):
+    (tmp_path / name).write_bytes(b"GGUF" + bytes(64))
+    wanted = (
+        "quantised weights of one network" if name.endswith("gguf") else r"StableDiffusionPipeline\.from_single_file"
+    )
+    with pytest.raises(WeightsError, match=wanted):
+        open_generator(SD(weights=str(tmp_path / name)))
+
+
+@pytest.fixture(scope="module")
+def sd3_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd3")
+    miniatures.sd3().save_pretrained(folder)
+    return folder
+
+
+def without_t5(sd3_folder, target, *parts):
+    """A copy of the folder whose index says that these parts are not there."""
+    shutil.copytree(sd3_folder, target)
+    index = json.loads((target / "model_index.json").read_text())
+    (target / "model_index.json").write_text(json.dumps({**index, **dict.fromkeys(parts, [None, None])}))
+    shutil.rmtree(target / "text_encoder_3")
+    return SD3(weights=str(target), resolution=16, max_tokens=16, surface=LoRA(rank=2))
+
+
+def test_sd3_without_its_t5_is_told_zeros_in_its_place(sd3_folder, tmp_path):
+    whole = open_generator(SD3(weights=str(sd3_folder), resolution=16, max_tokens=16, surface=LoRA(rank=2)))
+    policy = open_generator(without_t5(sd3_folder, tmp_path / "model", "text_encoder_3", "tokenizer_3"))
+    words, all_words = (p.encode(["a red circle"]).tensors["encoder_hidden_states"] for p in (policy, whole))
+    clips = all_words.shape[1] - 16  # T5's words stand behind those of the CLIPs
+    assert torch.equal(words[:, :clips], all_words[:, :clips])
+    assert not words[:, clips:].any()
+    assert all_words[:, clips:].any()
+    assert policy.family.token_limit()[1] == policy.pipe.tokenizer_max_length
+
+
+@pytest.mark.parametrize(
+    ("parts", "wanted"),
+    [
+        (
+            (),
+            r"lacks text_encoder_3, which its model_index\.json names.*set text_encoder_3 and tokenizer_3 to \[null, null\]",
+        ),
+        (("tokenizer_3",), "has text_encoder_3 and no tokenizer_3, which go together"),
+    ],
+)
+def test_a_part_that_may_be_left_out_is_left_out_on_purpose_only(parts, wanted, sd3_folder, tmp_path):
+    with pytest.raises(WeightsError, match=wanted):
+        open_generator(without_t5(sd3_folder, tmp_path / "model", *parts))
+
+
+def test_a_part_that_is_not_whole_is_named_before_the_first_one_is_loaded(sd_folder, monkeypatch, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(sd_folder, folder)
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    monkeypatch.setattr(loading, "load_whole", lambda *_, **__: pytest.fail("a part was loaded"))
+    with pytest.raises(WeightsError, match=r"vae.*speaks of"):
+        open_generator(SD(weights=str(folder), resolution=16))
+
+
+def test_a_text_encoder_that_lacks_tensors_ends_the_command_with_a_sentence(sd_folder, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(sd_folder, folder)
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(file).items() if ".layers.1." not in name}
+    save_file(tensors, file, metadata={"format": "pt"})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"policy: {{type: sd, weights: {folder}, resolution: 16}}\nprompts: {{type: scenes}}\n"
+        f"rewards: [{{type: clip_t}}]\nmethod: {{type: dance_grpo}}\noutput: {{folder: {tmp_path / 'run'}}}\n"
+    )
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", str(recipe)])
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "text_encoder does not hold the weights of this network: it lacks" in shown
+    assert "layers.1." in shown
+
+
+def test_a_variant_that_no_part_has_is_refused(sd_folder):
+    with pytest.raises(WeightsError, match=r"no part of .* has files of the variant fp16; remove policy\.variant"):
+        open_generator(SD(weights=str(sd_folder), resolution=16, variant="fp16"))
+
+
+def test_a_negative_prompt_that_is_cut_is_told_and_counted(wan_folder):
+    policy = wan(wan_folder, negative_prompt="blurred, " * 20)
+    with pytest.warns(UserWarning, match=r"policy\.negative_prompt is longer than 16 tokens and is cut: \"blurred"):
+        policy.encode(["a red circle"])
+    assert policy.cut_prompts == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wan(wan_folder, negative_prompt="blurred, " * 20, guidance=1.0).encode(["a red circle"])  # it is not asked
 
 
 def test_a_hub_that_cannot_be_reached_says_how_to_go_without(monkeypatch):

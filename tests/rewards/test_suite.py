@@ -336,6 +336,8 @@ def test_a_path_that_leads_nowhere_is_refused(their_module, path, reason):
 
 
 class FakeClip(Clip):
+    width = 6
+
     def __init__(self):
         """No model."""
 

@@ -15,9 +15,8 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from stepcredit.errors import WeightsError
-from stepcredit.files.folders import check_local, resolve
 from stepcredit.policies.family import Family
-from stepcredit.policies.loading import check_family, explain
+from stepcredit.policies.loading import check_family, explain, local_or_hub
 from stepcredit.policies.published import Config, Published
 from stepcredit.settings.policies import PolicySettings
 
@@ -34,11 +33,8 @@ def blueprint(settings: PolicySettings, family: type[Family[Any]]) -> Any:
     `published`, else from the hub. `published` goes before the hub, so that counting a known model waits for no
     connection and needs no licence.
     """
-    name = resolve(settings.weights, family.embedded)
+    name = local_or_hub(settings, family)
     if Path(name).is_dir():
-        check_local(name, index="model_index.json", parts=())
-        check_family(Path(name) / "model_index.json", name, family)
-        check_local(name, index="model_index.json", parts=family.parts)
         return _from_folder(Path(name), settings, family)
     folder = _on_this_machine(name, settings)
     if folder is not None:

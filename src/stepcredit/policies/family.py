@@ -40,6 +40,9 @@ class Family(ABC, Generic[Settings]):
     """The package that exports that class."""
     parts: ClassVar[tuple[str, ...]]
     """Sub-folders that a pipeline folder must have."""
+    optional: ClassVar[Mapping[str, str]] = {}
+    """Text encoders of `parts` that a folder's index may leave out, each with its tokenizer. A network after the first
+    of `network_names` may be left out as well; every other part has to be there."""
     unused: ClassVar[Mapping[str, Any]] = {}
     """What the pipeline is given instead of parts that are not needed here and cost memory."""
     embedded: ClassVar[str] = ""

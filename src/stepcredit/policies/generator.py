@@ -35,13 +35,18 @@ class Generator:
         # what can be refused without a model is refused before one is loaded
         self.device = device_of(settings)
         self.dtype = getattr(torch, settings.dtype)
-        starting_files = lora_file.starting_files(settings.surface, family.lora_files)
+        starting = lora_file.starts(
+            settings.surface,
+            family.lora_files,
+            family.lora_prefix(),
+            lambda: family.pipeline_class().lora_state_dict,
+        )
         self.pipe: Any = pipe or load_pipeline(settings, family)
         for module in self._modules().values():
             module.requires_grad_(False)
         self.family = family(self.pipe, settings, self.device)
         self.surface = Surface(self.family.trained(), settings.surface, family.feed_forward, seed=seed)
-        lora_file.fill(self.surface.networks, starting_files, family.lora_prefix())
+        lora_file.fill(self.surface.networks, starting)
         self._networks = self.family.networks()
         for network in self._networks.values():
             if settings.gradient_checkpointing:
@@ -58,6 +63,7 @@ class Generator:
             batch=family.text_batch,
         )
         self._cut: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def fps(self) -> float | None:
@@ -70,9 +76,10 @@ class Generator:
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """What the network takes of these prompts, one row each."""
-        self._warn_of_long(prompts)
+        self._warn_of_long("a prompt", prompts)
         inputs = self._text(prompts)
         if isinstance(self.settings, ClassifierFree) and self.settings.guidance > 1:
+            self._warn_of_long("policy.negative_prompt", [self.settings.negative_prompt])
             negative = self._text([self.settings.negative_prompt])
             inputs |= {PREFIX + name: row for name, row in negative.items()}
         tensors = {}
@@ -177,23 +184,24 @@ class Generator:
                 tensor.data = values
                 store[name] = tensor
 
-    def _warn_of_long(self, prompts: Sequence[str]) -> None:
-        """Once for each prompt that the tokenizer cuts."""
+    def _warn_of_long(self, what: str, prompts: Sequence[str]) -> None:
+        """Once for each kind of prompt of which the tokenizer cuts one."""
         tokenizer, limit = self.family.token_limit()
         distinct = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cut]
         lengths = {prompt: len(tokenizer(prompt, truncation=False, verbose=False).input_ids) for prompt in distinct}
         long = [prompt for prompt, length in lengths.items() if length > limit]
-        if long and not self._cut:
+        if long and what not in self._warned:
             warnings.warn(
-                f'a prompt is longer than {limit} tokens and is cut: "{long[0][:60]}..."; raise policy.max_tokens '
+                f'{what} is longer than {limit} tokens and is cut: "{long[0][:60]}..."; raise policy.max_tokens '
                 "where the model allows it, or shorten it (said once; the others are counted)",
                 stacklevel=2,
             )
+            self._warned.add(what)
         self._cut.update(long)
 
     @property
     def cut_prompts(self) -> int:
-        """Distinct prompts so far that the tokenizer cut."""
+        """Distinct prompts so far that the tokenizer cut, the negative one among them."""
         return len(self._cut)
 
 

@@ -1,6 +1,8 @@
 """From a folder or hub id to a diffusers pipeline, with errors that say what to do."""
 
+import importlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +18,113 @@ from huggingface_hub.errors import (
 
 from stepcredit.errors import WeightsError
 from stepcredit.files.folders import check_local, resolve
+from stepcredit.files.headers import has_variant
+from stepcredit.files.whole import check_part, load_whole
 from stepcredit.policies import families
 from stepcredit.policies.family import Family
 from stepcredit.settings.policies import PolicySettings
 
+INDEX = "model_index.json"
+"""What makes a folder a pipeline's."""
+
 
 def load_pipeline(settings: PolicySettings, family: type[Family[Any]]) -> Any:
-    """A whole pipeline on the CPU."""
-    folder = resolve(settings.weights, family.embedded)
-    check_local(folder, index="model_index.json", parts=())
-    if Path(folder).is_dir():
-        check_family(Path(folder) / "model_index.json", folder, family)
-        check_local(folder, index="model_index.json", parts=family.parts)
+    """A whole pipeline on the CPU: every part of it comes from its files, tensor by tensor, in the dtype it was asked in.
+
+    What can be seen in the names of files and tensors is refused before the first part is loaded.
+    """
+    name = local_or_hub(settings, family)
     try:
-        if not Path(folder).is_dir():  # its index first: a model of another family is not downloaded
-            index = hf_hub_download(folder, "model_index.json", revision=settings.revision)
-            check_family(Path(index), folder, family)
-        return family.pipeline_class().from_pretrained(
-            folder,
-            dtype={"default": getattr(torch, settings.dtype), "vae": getattr(torch, settings.dtype_of("vae"))},
-            revision=settings.revision,
-            variant=settings.variant,
-            use_safetensors=True,
-            **family.unused,
-        )
+        folder = Path(name) if Path(name).is_dir() else _downloaded(name, settings, family)
+        absent = _absent(folder, family)
+        kinds = _kinds(folder, {*family.unused, *absent})
+        variant = settings.variant
+        for part in kinds:
+            check_part(folder / part, variant=variant)
+        if variant is not None and not any(has_variant(folder / part, variant) for part in kinds):
+            raise WeightsError(f"no part of {name} has files of the variant {variant}; remove policy.variant")
+        modules: dict[str, Any] = {}
+        for part, kind in kinds.items():
+            dtype = getattr(torch, settings.dtype_of(part))
+            modules[part] = load_whole(kind, folder / part, dtype=dtype, variant=variant)
+        pipe = family.pipeline_class().from_pretrained(folder, **dict.fromkeys(absent), **family.unused, **modules)
     except WeightsError:
         raise
     except Exception as error:  # the hub, transformers and diffusers raise what they like; the chain says what it was
         raise WeightsError(explain(settings, error)) from error
+    pipe.register_to_config(_name_or_path=name)  # not the cache's folder: the card says what the base is
+    return pipe
+
+
+def local_or_hub(settings: PolicySettings, family: type[Family[Any]]) -> str:
+    """The folder of these settings, which has this family's index and every part that it needs; or a hub id."""
+    path = Path(settings.weights).expanduser()
+    if path.is_file():
+        raise WeightsError(_about_file(path, family))
+    name = resolve(settings.weights, family.embedded)
+    check_local(name, index=INDEX, parts=())
+    if Path(name).is_dir():
+        check_family(Path(name) / INDEX, name, family)
+        absent = _absent(Path(name), family)
+        check_local(name, index=INDEX, parts=tuple(part for part in family.parts if part not in absent))
+    return name
+
+
+def _about_file(path: Path, family: type[Family[Any]]) -> str:
+    """Why a file is no generator, and how a folder is made of it."""
+    if path.suffix == ".gguf":
+        return (
+            f"{path} is a GGUF file: quantised weights of one network, which cannot be trained; take the model's "
+            f"folder or hub id, as a {family.pipeline}"
+        )
+    return (
+        f"{path} is a single-file checkpoint; wanted a folder. Make one where you trust the file: python -c "
+        f'"from {family.library} import {family.pipeline}; '
+        f"{family.pipeline}.from_single_file('{path}').save_pretrained('{path.stem}')\"; then policy.weights: "
+        f"./{path.stem}"
+    )
+
+
+def _downloaded(name: str, settings: PolicySettings, family: type[Family[Any]]) -> Path:
+    """The folder of a hub id on this machine."""
+    # its index first: a model of another family is not downloaded
+    index = Path(hf_hub_download(name, INDEX, revision=settings.revision))
+    check_family(index, name, family)
+    folder = family.pipeline_class().download(
+        name, revision=settings.revision, variant=settings.variant, use_safetensors=True, **family.unused
+    )
+    return Path(folder)
+
+
+def _absent(folder: Path, family: type[Family[Any]]) -> list[str]:
+    """Parts that the family can do without and the index says are not there."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    absent: list[str] = []
+    for encoder, tokenizer in family.optional.items():
+        # null, or a class of null: both are what `save_pretrained` of some release writes
+        null = [part for part in (encoder, tokenizer) if not index.get(part) or index[part][1] is None]
+        if null == [tokenizer]:
+            raise WeightsError(f"{folder / INDEX} has {encoder} and no {tokenizer}, which go together")
+        absent += [encoder, tokenizer] if null else []
+        if not null and not (folder / encoder).is_dir():
+            raise WeightsError(
+                f"{folder} lacks {encoder}, which its {INDEX} names; copy or download it again. Where it is left out "
+                f"on purpose, set {encoder} and {tokenizer} to [null, null] there: texts are then encoded without it"
+            )
+    return absent
+
+
+def _kinds(folder: Path, left_out: Collection[str]) -> dict[str, Any]:
+    """The class of each part of a folder that has weights."""
+    index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    kinds: dict[str, Any] = {}
+    for part, entry in index.items():
+        if part in left_out or not isinstance(entry, list) or entry[0] not in ("diffusers", "transformers"):
+            continue  # notes of diffusers, settings of the pipeline, parts that are not there
+        kind = getattr(importlib.import_module(entry[0]), entry[1], None)
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+            kinds[part] = kind
+    return kinds
 
 
 def check_family(index: Path, folder: str, family: type[Family[Any]]) -> None:

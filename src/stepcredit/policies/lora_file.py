@@ -3,7 +3,7 @@
 A module's weight W becomes W + scale * B A, with A `lora_A` and B `lora_B`. peft's notes in the file's metadata hold
 alpha and rank, scale = alpha / rank; a reader that does not know the notes takes scale 1. `fold` makes both agree.
 Where a family keeps the file of each network, and what its keys begin with, the family says (`Family.lora_files`,
-`Family.lora_prefix`).
+`Family.lora_prefix`). Files of other programs are made into this format first (`lora_formats`).
 """
 
 import json
@@ -19,12 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stepcredit.errors import WeightsError
+from stepcredit.policies.lora_formats import NOTES, PEFT_FILE, Converter, Stored, standard
 from stepcredit.settings.policies import LoRA, SurfaceChoice
 
 NAME = "pytorch_lora_weights.safetensors"
 """As diffusers calls the file in a folder."""
-NOTES = "lora_adapter_metadata"
-"""Where diffusers keeps peft's notes, as JSON."""
 _A = ".lora_A.weight"
 _B = ".lora_B.weight"
 _ALPHA = ".alpha"
@@ -48,12 +47,25 @@ class Matrices:
         return self.scale * (self.up.float() @ self.down.float())
 
 
+@dataclass(frozen=True)
+class Start:
+    """A LoRA that one network goes on from, e.g. `Start(Path("lora.safetensors"), {"blocks.0.attn.to_q": matrices})`."""
+
+    file: Path
+    modules: Mapping[str, Matrices]
+    """What the file says of each module, by the module's name in the network."""
+
+
 def read(path: Path, prefix: str) -> dict[str, Matrices]:
     """The modules of a file by their names in the network; an error where something in it is not a LoRA of that.
 
     `prefix` is what keys begin with, before a dot.
     """
-    tensors, metadata = _load(path)
+    return _matrices(path, _load(path), prefix)
+
+
+def _matrices(path: Path, stored: Stored, prefix: str) -> dict[str, Matrices]:
+    tensors, metadata = stored
     modules = [key.removesuffix(_A) for key in tensors if key.endswith(_A)]
     problem = _problem(tensors, modules, prefix)
     if problem is not None:
@@ -68,51 +80,75 @@ def read(path: Path, prefix: str) -> dict[str, Matrices]:
     }
 
 
-def starting_files(surface: SurfaceChoice, files_in: Callable[[Path], Mapping[str, Path]]) -> Mapping[str, Path]:
-    """The file that each network goes on from; empty where the settings name no start.
+def starts(
+    surface: SurfaceChoice,
+    files_in: Callable[[Path], Mapping[str, Path]],
+    prefix: str,
+    converter: Callable[[], Converter],
+) -> dict[str, Start]:
+    """What the settings go on from, by network; empty where they name no start. Asked before a base is loaded.
 
-    `files_in` says where a folder has the file of each network. Asked before a base is loaded.
+    `files_in` says where a folder has the file of each network; `converter` gets what makes others' formats diffusers'.
     """
-    start = surface.start if isinstance(surface, LoRA) else None
-    if start is None:
+    if not isinstance(surface, LoRA) or surface.start is None:
         return {}
-    path = Path(start).expanduser()
-    files = files_in(path)
-    if path.is_file():
-        return dict.fromkeys(files, path)
-    if not any(file.is_file() for file in files.values()):
+    files = _files(Path(surface.start).expanduser(), files_in)
+    by_file: dict[Path, Start] = {}
+    for file in files.values():
+        if file.is_file() and file not in by_file:
+            modules = _matrices(file, standard(file, _load(file), prefix, converter), prefix)
+            _check_rank(file, modules, surface.rank)
+            by_file[file] = Start(file, modules)
+    if not by_file:
         raise WeightsError(
-            f"policy.surface.start is {start}, where there is no LoRA; give a .safetensors file, or a folder with "
-            f"{NAME} as `stepcredit export` writes it"
+            f"policy.surface.start is {surface.start}, where there is no LoRA; give a .safetensors file, or a folder with "
+            f"{NAME} as `stepcredit export` writes it, or one of peft"
         )
+    return {name: by_file[file] for name, file in files.items() if file in by_file}
+
+
+def _files(path: Path, files_in: Callable[[Path], Mapping[str, Path]]) -> dict[str, Path]:
+    """The file of each network at a start: that file for all, or those of a folder, by diffusers' or by peft's name."""
+    files = dict(files_in(path))
+    for name, file in files.items():
+        if path.is_file():
+            files[name] = path
+        elif not file.is_file() and file.with_name(PEFT_FILE).is_file():
+            files[name] = file.with_name(PEFT_FILE)
     return files
 
 
-def fill(networks: Mapping[str, Any], files: Mapping[str, Path], prefix: str) -> None:
-    """Put the LoRA of these files into the adapters of these networks; nothing where there are no files.
+def _check_rank(path: Path, modules: Mapping[str, Matrices], rank: int) -> None:
+    """The rank may not differ: what is trained would be another LoRA."""
+    ranks = sorted({int(item.down.shape[0]) for item in modules.values()})
+    if ranks != [rank]:
+        raise WeightsError(
+            f"{path} has rank {', '.join(map(str, ranks))} and policy.surface.rank is {rank}; they must be equal"
+        )
 
-    Alpha may differ: B is scaled so that the networks are those that the file makes. The rank may not.
+
+def fill(networks: Mapping[str, Any], starting: Mapping[str, Start]) -> None:
+    """Put what `starts` has read into the adapters of these networks; nothing where there is nothing.
+
+    Alpha may differ: B is scaled so that the networks are those that the file makes.
     """
-    if not files:
+    if not starting:
         return
+    lacking = [name for name in networks if name not in starting]
+    if lacking:
+        raise WeightsError(f"policy.surface.start has no LoRA of {', '.join(lacking)}, and it is trained")
     # the keys of both experts are called alike, so one file cannot hold two
-    if len(networks) > 1 and len({files[name] for name in networks}) == 1:
+    if len(networks) > 1 and len({starting[name].file for name in networks}) == 1:
         raise WeightsError(
             f"policy.surface.start is one file, and {len(networks)} networks are trained ({', '.join(networks)}); give "
             f"the folder that holds {NAME} and {list(networks)[1]}/{NAME}"
         )
     for name, network in networks.items():
-        _fill(network, read(files[name], prefix), files[name])
+        _fill(network, starting[name].modules, starting[name].file)
 
 
 @torch.no_grad()
 def _fill(network: Any, matrices: Mapping[str, Matrices], path: Path) -> None:
-    rank = network.peft_config["default"].r
-    ranks = sorted({int(item.down.shape[0]) for item in matrices.values()})
-    if ranks != [rank]:
-        raise WeightsError(
-            f"{path} has rank {', '.join(map(str, ranks))} and policy.surface.rank is {rank}; they must be equal"
-        )
     layers = {name: layer for name, layer in network.named_modules() if "default" in getattr(layer, "lora_A", ())}
     mismatches = [f"{name} is not in the file" for name in layers if name not in matrices]
     mismatches += [f"{name} is not adapted here" for name in matrices if name not in layers]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stepcredit.errors import WeightsError
+from stepcredit.files.whole import Report, refuse_partial
 from stepcredit.records import RewardBatch, RewardOutput
 from stepcredit.rewards.clip import Clip
 
@@ -22,6 +23,13 @@ class Aesthetic:
         self._clip = clip
         self._head = head
         self._weight, self._bias = read_head(head)
+        width = clip.width
+        shapes = (tuple(self._weight.shape), tuple(self._bias.shape))
+        if shapes != ((1, width), (1,)):
+            raise WeightsError(
+                f"{head} has weight {shapes[0]} and bias {shapes[1]}, wanted {(1, width)} and (1,): it belongs to another "
+                "CLIP; check `weights` and `head`"
+            )
 
     def score(self, batch: RewardBatch) -> RewardOutput:
         features = self._clip.pictures(batch.images)  # of unit length, which the published head was trained on
@@ -41,8 +49,8 @@ def read_head(path: Path) -> tuple[Float[Tensor, "1 D"], Float[Tensor, " 1"]]:
         raise WeightsError(f"there is no aesthetic head {path}; check `head`") from None
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
-    if {"weight", "bias"} <= tensors.keys():
-        return tensors["weight"], tensors["bias"]
+    if {"weight", "bias"} == tensors.keys():
+        return tensors["weight"].float(), tensors["bias"].float()
     return _multiplied_out(path, tensors)
 
 
@@ -55,9 +63,7 @@ def _multiplied_out(path: Path, tensors: dict[str, Tensor]) -> tuple[Float[Tenso
             f"{path} holds {sorted(tensors)}; wanted `weight` and `bias`, or `layers.N.weight` and so on"
         )
     names = [f"layers.{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise WeightsError(f"{path} lacks {', '.join(missing)}; the file is partial, convert it again")
+    refuse_partial(path, Report(missing=sorted({*names} - {*tensors}), unexpected=sorted({*tensors} - {*names})))
     # In float64: five products in float32 would differ from running the layers in the fifth digit.
     weight = torch.eye(tensors[f"layers.{layers[0]}.weight"].shape[1], dtype=torch.float64)
     bias = torch.zeros(weight.shape[0], dtype=torch.float64)

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from jaxtyping import Float, UInt8
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from stepcredit.errors import WeightsError
 from stepcredit.files.folders import check_local
+from stepcredit.files.headers import read_headers, weight_files
+from stepcredit.files.whole import Report, load_whole, refuse_partial
+from stepcredit.rewards.open_clip import is_open_clip, renamed
 
 Pictures = UInt8[np.ndarray, "B H W 3"]
 _BATCH = 256  # pictures in one forward; a rollout may have thousands
@@ -30,17 +34,25 @@ class Clip:
     def __init__(self, folder: str, device: str) -> None:
         check_local(folder, index="config.json", parts=())
         try:
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True)
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
+            here = _on_this_machine(folder)
+            model = _load(here)
+            self.tokenizer = CLIPTokenizer.from_pretrained(here)
+        except WeightsError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsError(f"{folder} could not be loaded as a CLIP model: {error}") from error
         self.folder = folder
         self.model = model.eval().requires_grad_(False).to(device)
         # Only the colours are taken: a processor resizes with Pillow or with torch, by the version of transformers.
-        processor = json.loads(_file(folder, "preprocessor_config.json").read_text())
+        processor = json.loads(_file(here, "preprocessor_config.json").read_text())
         self.side = self.model.config.vision_config.image_size
         self.mean = torch.tensor(processor["image_mean"])
         self.std = torch.tensor(processor["image_std"])
+
+    @property
+    def width(self) -> int:
+        """Numbers in an embedding."""
+        return self.model.config.projection_dim
 
     @torch.no_grad()
     def pictures(self, images: Pictures, *, letterbox: bool = False) -> Float[Tensor, "B D"]:
@@ -118,10 +130,28 @@ def _to_float(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def _file(folder: str, name: str) -> Path:
-    path = Path(folder) / name
-    if path.is_file():
-        return path
+def _on_this_machine(folder: str) -> Path:
+    """A local folder, or the files of a hub id that a CLIP needs."""
     if Path(folder).is_dir():
+        return Path(folder)
+    return Path(snapshot_download(folder, allow_patterns=["*.json", "*.txt", "model*.safetensors"]))
+
+
+def _load(folder: Path) -> Any:
+    """The whole model in float32, from transformers' layout or open_clip's."""
+    headers = read_headers(weight_files(folder))
+    if not is_open_clip(headers):
+        return load_whole(CLIPModel, folder, dtype=torch.float32)
+    tensors = {name: tensor.float() for file in weight_files(folder) for name, tensor in load_file(file).items()}
+    config = CLIPConfig.from_pretrained(folder)
+    model, report = CLIPModel.from_pretrained(
+        None, config=config, state_dict=renamed(tensors), output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    refuse_partial(folder, Report.of(report))
+    return model
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
         raise WeightsError(f"{folder} has no {name}; the folder is partial, copy or download it again")
-    return Path(hf_hub_download(folder, name))
+    return folder / name

@@ -8,7 +8,7 @@ A folder holds a transformers Qwen2VLModel with its tokenizer, `rm_head.safetens
 import hashlib
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, Qwen2VLModel
 
 from stepcredit.errors import RewardError, WeightsError
 from stepcredit.files.folders import check_local
+from stepcredit.files.whole import load_whole
 from stepcredit.records import Problem, RewardBatch, RewardOutput
 from stepcredit.settings.rewards import Output
 
@@ -76,13 +77,11 @@ class VideoJudge:
             stored = str(json.loads((self.folder / "config.json").read_text()).get("dtype", ""))
             # CPUs have bfloat16 too, but most compute it slowly, and the embedded judge was tested in float32.
             self.dtype = torch.bfloat16 if "bfloat16" in stored and device != "cpu" else torch.float32
-            loaded: Any = Qwen2VLModel.from_pretrained(
-                folder, use_safetensors=True, dtype=self.dtype, output_loading_info=True
-            )
+            model: Any = load_whole(Qwen2VLModel, self.folder, dtype=self.dtype)
+        except WeightsError:
+            raise
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise WeightsError(f"{folder} could not be loaded as a Qwen2-VL model: {error}") from error
-        model, report = loaded
-        _check_whole(folder, report["missing_keys"])
         self.model = model.eval().requires_grad_(False).to(device)
         width = self.model.config.text_config.hidden_size
         self.head = _read_head(self.folder / HEAD, self.form.output_dim, width).to(device)
@@ -331,13 +330,6 @@ def _check(folder: str) -> Path:
     return path
 
 
-def _check_whole(folder: str, missing: Collection[str]) -> None:
-    """Every tensor of the model has to be in the file; transformers draws a missing one at random and only warns."""
-    if missing:
-        lacking = ", ".join(sorted(missing)[:3])
-        raise WeightsError(f"{folder}: model.safetensors lacks {lacking} and maybe more; convert or copy it again")
-
-
 def _check_marks(folder: str, tokenizer: Any, video_token_id: int) -> dict[str, int]:
     """The tokenizer's own marks with their tokens, after a check that those of VideoAlign are among them."""
     reserved = tokenizer.get_added_vocab()
@@ -351,9 +343,12 @@ def _check_marks(folder: str, tokenizer: Any, video_token_id: int) -> dict[str, 
 
 def _read_head(path: Path, outputs: int, width: int) -> Float[Tensor, "O D"]:
     try:
-        weight = load_file(path)["weight"].float()
-    except (SafetensorError, KeyError) as error:
-        raise WeightsError(f"{path} is not a safetensors file with one tensor `weight`: {error}") from None
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
+    if set(tensors) != {"weight"}:
+        raise WeightsError(f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}; wanted one tensor `weight`")
+    weight = tensors["weight"].float()
     if weight.shape != (outputs, width):
         raise WeightsError(f"{path}: weight is {tuple(weight.shape)}, wanted {(outputs, width)}")
     return weight

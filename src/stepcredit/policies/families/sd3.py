@@ -72,6 +72,7 @@ class SD3Family(Family[SD3]):
         *("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
         *("tokenizer", "tokenizer_2", "tokenizer_3"),
     )
+    optional: ClassVar = {"text_encoder_3": "tokenizer_3"}  # diffusers puts zeros where its words would be
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     feed_forward = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
     published: ClassVar = {
