@@ -39,7 +39,7 @@ from stepcredit.training.loop import Evaluator, Loop, look
 from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
-from stepcredit.viewer.terminal import differences
+from stepcredit.viewer.terminal import differences, unscored
 
 RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
 """Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
@@ -162,6 +162,8 @@ def _run(
         _tell_stopped(recipe, folder, console)
         return Run(folder.path, [], interrupt.signal)
     console.print(differences(rows, set(recipe.objectives)))
+    for sentence in [*unscored(rows), *map(str, RunReader(folder.path).silences())]:
+        console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
     places = {
         "before and after": folder.path / f"before_after{suffix(parts.policy.fps)}",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],

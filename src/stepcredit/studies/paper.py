@@ -199,7 +199,8 @@ def _scores(run: RunReader) -> dict[str, Any]:
 
 def _differences(scores: Sequence[dict[str, Any]], score: str) -> list[float]:
     """What training gained in one score, a number for each seed."""
-    return [of_seed[score]["difference"] for of_seed in scores]
+    # As floats: null stands for a score that no picture has, and becomes NaN.
+    return np.array([of_seed[score]["difference"] for of_seed in scores], dtype=float).tolist()
 
 
 def _curve(run: RunReader) -> dict[str, list[float]]:

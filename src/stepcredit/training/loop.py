@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stepcredit.errors import RewardError
 from stepcredit.evaluation import held_out
 from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
@@ -14,17 +13,19 @@ from stepcredit.files import media
 from stepcredit.parts.observers import Similarity
 from stepcredit.protocols import Policy, Progress, PromptSource, Questions, Tracker
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import RewardTable
+from stepcredit.records import Problem
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
+from stepcredit.runs.reader import read_lines
+from stepcredit.runs.silence import silences
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
 from stepcredit.training.step import Parts, Step, step
+from stepcredit.training.watch import Teaching, watch_rewards
 
 GRID = 18  # captions in before_after.png
-_PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,17 @@ class Loop:
         if base is None:
             base = self.look(0, "base")
             self.folder.look(base, watched)
-        finished = self._train(start, watched)
+            self._tell(base)
+        finished = self._train(start, base, watched)
         return None if finished is None else self._conclude(base, finished, watched)
 
-    def _train(self, start: Counters, watched: Sequence[int]) -> int | None:
+    def _train(self, start: Counters, base: Look, watched: Sequence[int]) -> int | None:
         """All iterations; returns how many the run has then, or None if it was interrupted before the last."""
         # A run that goes on has a budget for the whole of it, and has spent some.
         spent = self.folder.spent()
         silent = dict.fromkeys(self.parts.rewards.names, 0) | dict(start.silent)
+        teaching = Teaching(self.parts.rewards.names, self.parts.prompt_count)
+        teaching.resume(self._metrics())
         self.interrupt.watch(self.parts.optimiser)
         finished = start.iteration
         over = self._enough(finished, spent)
@@ -83,9 +87,10 @@ class Loop:
             finished += 1
             spent += done.report.metrics["cost/forwards"]
             over = self._enough(finished, spent)
-            means = self._look_if_due(finished, over, watched)
+            now = self._look_if_due(finished, over, watched)
             # Written down before the run may be stopped for its rewards: the reasons are in what is written.
-            self._report(done, seconds, means)
+            self._report(done, seconds, now, teaching)
+            means = now.comparable_means(base) if now else {}
             watch_rewards(silent, done.rewards)
             # After the iteration's line: a run whose checkpoint is ahead of its metrics could not go on without a gap.
             if over or self._is_checkpoint(finished):
@@ -101,11 +106,13 @@ class Loop:
         """Look at all held-out captions, and write what has become of the base."""
         tuned = self.look(finished)
         self.folder.look(tuned, watched)
+        self._tell(tuned)
         self._show(tuned.among(watched))
-        summary = summarise(base, tuned, self.recipe.objectives)
+        silent = silences(self._metrics(), self.parts.rewards.names, self.parts.prompt_count)
+        summary = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
         self.folder.write_json("result.json", summary)
         draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
-        return [Difference(**row) for row in summary["rows"]]
+        return [Difference.read(row) for row in summary["rows"]]
 
     def look(self, iteration: int, weights: Weights | None = None, only: Sequence[int] | None = None) -> Look:
         """Held-out captions with the policy as it is now, its moving average in place where there is one."""
@@ -134,32 +141,47 @@ class Loop:
     def _is_checkpoint(self, finished: int) -> bool:
         return finished % self.recipe.output.checkpoint_every == 0
 
-    def _look_if_due(self, finished: int, last: bool, watched: Sequence[int]) -> dict[str, float]:
-        """The held-out means after this iteration; none where nobody looks."""
+    def _look_if_due(self, finished: int, last: bool, watched: Sequence[int]) -> Look | None:
+        """The held-out captions after this iteration; None where nobody looks."""
         if not self._is_due(finished, last):
-            return {}
+            return None
         now = self.look(finished, only=watched)
         self.folder.look(now, watched)
+        self._tell(now)
         self._show(now)
-        return now.means()
+        return now
 
-    def _report(self, done: Step, seconds: float, means: dict[str, float]) -> None:
-        """One iteration to everybody who wants to know."""
-        looked = {f"held_out/{name}": value for name, value in means.items()}
+    def _metrics(self) -> list[dict[str, float | None]]:
+        """Of all iterations so far, as they are stored."""
+        return read_lines(self.folder.path / "metrics.jsonl")
+
+    def _report(self, done: Step, seconds: float, now: Look | None, teaching: Teaching) -> None:
+        """One iteration, with its look if there was one, to everybody who wants to know."""
+        looked: dict[str, float] = {}
+        for name, mean in now.means().items() if now else ():
+            missing = now.unscored()[name]
+            looked |= {f"held_out/{name}": mean} | ({f"held_out/{name}/unscored": float(missing)} if missing else {})
         report = replace(done.report, metrics={**done.report.metrics, **looked, "time/seconds": seconds})
         credit: dict[str, np.ndarray] = {
             "credit/weights": done.credit.weights.float().numpy(),
             "credit/mixed": done.credit.mixed.float().numpy(),
             "credit/per_step": done.credit.per_step.float().numpy(),
         }
+        problems = (*done.rewards.problems, *teaching.see(report.metrics))
         for tracker in self.trackers:
             tracker.log(report)
-            tracker.problems(report.iteration, done.rewards.problems)
+            tracker.problems(report.iteration, problems)
             tracker.distributions(report.iteration, credit)
         if report.iteration % self.recipe.output.credit_every == 0:
             similarity = done.rollout.seen[Similarity.name].float().numpy()
             texts = [prompt.text for prompt in done.prompts]
             self.folder.credit(report.iteration, done.credit, similarity, done.rewards, texts)
+
+    def _tell(self, look: Look) -> None:
+        """What could not be scored at a look, beside the iteration after which it was."""
+        problems = [Problem.of_sentence(sentence, look.iteration) for sentence in look.errors]
+        for tracker in self.trackers if problems else ():
+            tracker.problems(look.iteration - 1, problems)
 
     def _show(self, look: Look) -> None:
         for tracker in self.trackers:
@@ -231,14 +253,3 @@ def _marks(base: Look, tuned: Look, rows: Sequence[int], exact: str) -> list[tup
         after = bool(tuned.scores[index[row], column] == 1)
         marks.append((before, after))
     return marks
-
-
-def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:
-    """Stop a run in which a reward has scored nothing for several iterations; checkpoints so far stay."""
-    scored = rewards.scores.isfinite().flatten(0, 1).any(0)
-    for name, has_score in zip(rewards.names, scored.tolist(), strict=True):
-        silent[name] = 0 if has_score else silent[name] + 1
-        if silent[name] >= _PATIENCE:
-            own = [str(problem) for problem in rewards.problems if problem.concerns(name)]
-            reasons = "; ".join(own) or "it returned NaN only"
-            raise RewardError(f"reward {name} could not score anything in {_PATIENCE} iterations in a row: {reasons}")
