@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -109,7 +109,8 @@ def test_only_pictures_with_both_numbers_count():
 def test_a_score_that_no_picture_has_is_a_row_with_the_reason():
     base = made_look([[1.0, np.nan], [2.0, 1.0]])
     tuned = replace(
-        made_look([[1.0, 2.0], [2.0, np.nan]]), errors=("a+b: the judge is asleep", "b: returned NaN", "ab: no", "b: returned NaN")
+        made_look([[1.0, 2.0], [2.0, np.nan]]),
+        errors=("a+b: the judge is asleep", "b: returned NaN", "ab: no", "b: returned NaN"),
     )
     whole, missing = compare(base, tuned)
     assert (whole.reason, whole.coverage, whole.verdict) == ("", "", "unclear")

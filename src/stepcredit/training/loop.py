@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ class Loop:
         self._show(now)
         return now
 
-    def _metrics(self) -> list[dict[str, float | None]]:
+    def _metrics(self) -> list[dict[str, Any]]:
         """Of all iterations so far, as they are stored."""
         return read_lines(self.folder.path / "metrics.jsonl")
 
