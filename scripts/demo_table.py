@@ -20,6 +20,9 @@ def main(folders: list[str]) -> None:
     )
     print("|---|---|" + "---|" * (len(seeds) + 2))
     for rows in zip(*(result["rows"] for result in results), strict=True):
+        if any(row["difference"] is None for row in rows):
+            print(f"| {rows[0]['name']} | could not be scored in every run |")
+            continue
         cells = [f"{row['difference']:+.4f} ± {row['standard_error']:.4f}" for row in rows]
         mean = np.mean([row["difference"] for row in rows])
         error = np.mean([row["standard_error"] for row in rows])  # the captions are the same, so seeds do not shrink it

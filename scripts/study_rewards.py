@@ -16,6 +16,7 @@ from stepcredit.recipe.load import load_recipe
 from stepcredit.records import Prompt, RewardBatch
 from stepcredit.records.key import Key
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.rollout.decoding import finished
 from stepcredit.scenes.captions import Caption, Thing, balanced, split
 from stepcredit.scenes.renderer import draw
 from stepcredit.settings.rewards import HPS, Aesthetic, ClipT, Composition
@@ -31,7 +32,8 @@ def siblings(prompts: int, group_size: int) -> tuple[tuple[str, ...], np.ndarray
     parts, evaluator = build_parts(load_recipe("recipes/scenes/otca.yaml", flags))
     captions = parts.prompts.draw(prompts, Key(11, iteration=0))
     rollout = parts.roll_out(captions, Key(parts.seed, iteration=0))
-    table = score(parts.policy, evaluator.rewards, rollout, captions, micro_batch=parts.roll_out.micro_batch)
+    decoded = finished(parts.policy, rollout, parts.roll_out.micro_batch)
+    table = score(evaluator.rewards, decoded, captions)
     # Diversity says how unlike its siblings a picture is, not how good: it takes no part in the comparison.
     columns = [index for index, name in enumerate(table.names) if name != "diversity"]
     return tuple(table.names[index] for index in columns), table.scores[..., columns].double().numpy()

@@ -38,11 +38,12 @@ from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt
 from stepcredit.training.last_metre import attempt
-from stepcredit.training.loop import Evaluator, Loop, look
+from stepcredit.training.looking import Evaluator, look
+from stepcredit.training.loop import Loop
 from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
-from stepcredit.viewer.terminal import differences
+from stepcredit.viewer.terminal import differences, unscored
 
 RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
 """Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
@@ -162,9 +163,7 @@ def _run(
     if rows is None:
         _tell_stopped(recipe, folder, console)
         return Run(folder.path, [], interrupt.signal)
-    attempt(
-        lambda: console.print(differences(rows, set(recipe.objectives))), partial(_tell_end, show, "the table of gains")
-    )
+    attempt(partial(_show_gains, recipe, folder, rows, console), partial(_tell_end, show, "the table of gains"))
     places = {
         "before and after": folder.path / f"before_after{suffix(parts.policy.fps)}",
         "adapter": checkpoint.listed(folder.checkpoints)[-1],
@@ -189,6 +188,13 @@ def _announce(recipe: Recipe, parts: Parts, folder: RunFolder, console: Console)
     warning = warning_of(recipe)
     if warning is not None:
         console.print(screen.plain(warning), style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_gains(recipe: Recipe, folder: RunFolder, rows: list[Difference], console: Console) -> None:
+    """The table of gains, and what it cannot say."""
+    console.print(differences(rows, set(recipe.objectives)))
+    for sentence in [*unscored(rows), *map(str, RunReader(folder.path).silences())]:
+        console.print(f"[yellow]{screen.literal(sentence)}[/]", highlight=False, soft_wrap=True)
 
 
 def _tell_end(show: ConsoleTracker, what: str, sentence: str) -> None:

@@ -41,7 +41,7 @@ from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
 from stepcredit.tracking.wandb import WandBTracker
 from stepcredit.training.anchors import Anchors, Average
-from stepcredit.training.loop import Evaluator
+from stepcredit.training.looking import Evaluator
 from stepcredit.training.step import Parts
 from stepcredit.training.update import Recompute
 

@@ -83,7 +83,7 @@ class Policy(Protocol):
         ...
 
     def decode(self, latents: Float[Tensor, "B *latent"]) -> Float[Tensor, "B *frames 3 H W"]:
-        """Pictures or videos in [0, 1]."""
+        """Pictures or videos in [0, 1]; what is not finite stays so, for a clamp would make a picture of it."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_a_small_case_by_hand():
     base = made_look([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])
     tuned = made_look([[2.0, 0.0], [3.0, 1.0], [4.0, 0.0], [5.0, 1.0]], weights="trained")
     first, second = compare(base, tuned)
-    assert first == Difference("a", 2.5, 3.5, 1.0, 0.0, 1.0, 1.0)
+    assert first == Difference("a", 2.5, 3.5, 1.0, 0.0, 1.0, 1.0, pictures=4, total=4)
     assert (second.base, second.tuned, second.difference) == (0.0, 0.5, 0.5)
     assert second.low < 0.5 < second.high
     assert second.standard_error == pytest.approx(0.25, rel=0.1)  # sd 0.5 over 4 captions
@@ -101,14 +101,60 @@ def test_only_pictures_with_both_numbers_count():
     only = compare(
         made_look([[1.0], [5.0]], ["caption 0", "caption 3"]), made_look([[2.0], [9.0]], ["caption 0", "caption 3"])
     )
-    assert row == only[0]
+    assert (row.pictures, row.total, row.unscored_base, row.unscored_tuned) == (2, 4, 1, 1)
+    assert row.coverage == "2 of 4 pictures"
+    assert replace(row, total=2, unscored_base=0, unscored_tuned=0) == only[0]
 
 
-def test_a_score_that_no_picture_has_is_left_out():
+def test_a_score_that_no_picture_has_is_a_row_with_the_reason():
     base = made_look([[1.0, np.nan], [2.0, 1.0]])
-    tuned = made_look([[1.0, 2.0], [2.0, np.nan]])
-    assert [row.name for row in compare(base, tuned)] == ["a"]
-    assert difference("a", np.array([np.nan]), np.array([1.0]), ["x"]) is None
+    tuned = replace(
+        made_look([[1.0, 2.0], [2.0, np.nan]]),
+        errors=("a+b: the judge is asleep", "b: returned NaN", "ab: no", "b: returned NaN"),
+    )
+    whole, missing = compare(base, tuned)
+    assert (whole.reason, whole.coverage, whole.verdict) == ("", "", "unclear")
+    assert missing.reason == "the judge is asleep; returned NaN"
+    assert (missing.pictures, missing.total, missing.verdict) == (0, 2, "unscored")
+    (stored,) = [row for row in summarise(base, tuned, ["a"])["rows"] if row["name"] == "b"]
+    assert stored["base"] is stored["difference"] is stored["low"] is None
+    np.testing.assert_equal(asdict(Difference.read(json.loads(json.dumps(stored)))), asdict(missing))
+
+
+def test_a_row_of_an_earlier_version_says_nothing_of_pictures():
+    numbers = dict(zip(("base", "tuned", "difference", "standard_error", "low", "high"), range(6), strict=True))
+    row = Difference.read({"name": "a", **numbers})
+    assert (row.pictures, row.coverage, row.verdict) == (None, "", "up")
+
+
+def test_a_look_at_fewer_captions_asks_fewer_questions():
+    """The base was asked both, the smaller look one: what it does not know of is compared where anybody was asked."""
+    base = made_look(np.zeros((4, 1)))
+    base = replace(base, answers={"colour": np.array([1.0, 0, 1, 0]), "count": np.array([np.nan, np.nan, 1, 0])})
+    small = replace(made_look(np.zeros((2, 1))), answers={"colour": np.array([1.0, 1.0])})
+    (row,) = by_question(base.among(small.rows), small)
+    assert (row.name, row.base, row.tuned, row.pictures) == ("colour", 0.5, 1.0, 2)
+    lost = replace(small, answers={})  # none of its pictures is usable
+    (row,) = by_question(base.among(small.rows), lost)
+    assert (row.name, row.pictures, row.total, row.verdict) == ("colour", 0, 2, "unscored")
+
+
+def test_the_gap_says_what_it_does_not_stand_on():
+    base = made_look([[0.0, 0.0, np.nan], [2.0, 4.0, 1.0], [7.0, np.nan, np.nan], [np.nan, 9.0, 2.0]])
+    tuned = made_look([[3.0, 1.0, 1.0], [5.0, 5.0, np.nan], [np.nan, 1.0, 2.0], [1.0, np.nan, np.nan]])
+    gap = hacking_gap(base, tuned, ["a"])
+    assert (gap.trained, gap.held_out) == (3.0, 0.5)
+    assert gap.coverage == "on 2 of 4 pictures, without c"
+    assert HackingGap.read(json.loads(json.dumps(summarise(base, tuned, ["a"])))["hacking_gap"]) == gap
+    assert HackingGap.read({"trained": 1.0, "held_out": 0.0, "gap": 1.0, "low": 0.5, "high": 2.0}).coverage == ""
+
+
+def test_a_resample_without_any_picture_of_a_score_has_no_mean():
+    """Counted as 0 it would draw the interval towards 0: every picture that has both scores gained exactly as much."""
+    base = made_look([[0.0, 0.0], [2.0, 4.0], *[[1.0, np.nan]] * 6])
+    tuned = made_look([[3.0, 1.0], [5.0, 5.0], *[[4.0, np.nan]] * 6])
+    gap = hacking_gap(base, tuned, ["a"])
+    assert (gap.low, gap.high) == pytest.approx((gap.gap, gap.gap))
 
 
 @given(

@@ -10,7 +10,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look
 from stepcredit.scenes import captions, moving, renderer
-from stepcredit.training import loop
+from stepcredit.training import looking
 
 
 def evaluator_of(prompts, held_out):
@@ -54,5 +54,5 @@ def test_pictures_are_framed_by_the_first_exact_score(tmp_path, monkeypatch, exa
     monkeypatch.setattr(loop, "before_after", lambda *places, marks, fps: drawn.append(marks))
     base, tuned = look([[1.0, 0.0], [np.nan, 1.0]]), look([[0.0, 1.0], [0.5, 1.0]])
     folder = RunFolder.create(tmp_path / "run")
-    loop.draw_before_after(folder, base, tuned, [0, 1], exact)
+    looking.draw_before_after(folder, base, tuned, [0, 1], exact)
     assert drawn == [marks]

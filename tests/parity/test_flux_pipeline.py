@@ -10,7 +10,8 @@ from diffusers import FluxPipeline
 from stepcredit.evaluation.held_out import draw_pictures
 from stepcredit.flow.schedules import shifted
 from stepcredit.records import NoiseStream
-from stepcredit.rollout.engine import decode, sample_ode
+from stepcredit.rollout.decoding import decode
+from stepcredit.rollout.engine import sample_ode
 
 PROMPTS = ["a red circle", "three green squares", "a white triangle left of a blue square"]
 
@@ -82,4 +83,4 @@ def test_rows_of_an_evaluation_are_those_of_the_whole(full_policy):
 
 def test_decode_turns_broken_latents_black(full_policy):
     latents = torch.full((1, *full_policy.latent_shape()), torch.nan)
-    assert decode(full_policy, latents, 1).max() == 0
+    assert decode(full_policy, latents, 1).media.max() == 0

@@ -26,7 +26,7 @@ from stepcredit.rewards.custom import Custom
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
 from stepcredit.training.interrupt import Interrupt
-from stepcredit.training.loop import Evaluator
+from stepcredit.training.looking import Evaluator
 
 RIGHT, MISSING = "right", "missing"
 HEAD = """

@@ -31,8 +31,8 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.scenes.captions import parse
 from stepcredit.scenes.exact import composition
 from stepcredit.scenes.renderer import draw
-from stepcredit.training.loop import watch_rewards
 from stepcredit.training.step import reward_metrics, step
+from stepcredit.training.watch import watch_rewards
 
 PICTURES = batch(noise_pictures(4))
 

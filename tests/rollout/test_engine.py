@@ -13,7 +13,8 @@ from stepcredit.errors import NumericsError
 from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.parts.planning import Window
 from stepcredit.records import Key, NoiseStream, Plan, Prompt, Rollout
-from stepcredit.rollout.engine import RollOut, count_unusable, decode, sample_ode
+from stepcredit.rollout.decoding import SAMPLER, decode, finished
+from stepcredit.rollout.engine import RollOut, sample_ode
 from stepcredit.training.step import step
 
 STEPS = 5
@@ -318,7 +319,9 @@ def test_pictures_are_bytes_and_latents_that_are_not_finite_become_black():
     policy = FakePolicy()
     latents = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     latents[1] = torch.nan
-    images = decode(policy, latents, micro_batch=2)
+    decoded = decode(policy, latents, micro_batch=2)
+    images = decoded.media
+    assert decoded.unusable == {1: SAMPLER}
     assert images.dtype == np.uint8
     assert images.shape == (3, 8, 8, 3)
     assert (images[1] == 0).all()
@@ -327,15 +330,17 @@ def test_pictures_are_bytes_and_latents_that_are_not_finite_become_black():
 
 
 def test_broken_samples_are_counted():
-    got = rolled(BreakingPolicy([1, 5], samples=6), share_states=False)
-    assert count_unusable(got) == 2
-    assert count_unusable(rolled()) == 0
+    policy = BreakingPolicy([1, 5], samples=6)
+    got = rolled(policy, share_states=False)
+    assert finished(policy, got, 6).unusable == {1: SAMPLER, 5: SAMPLER}
+    assert finished(policy, rolled(), 6).unusable == {}
     assert got.final.flatten(2).isfinite().all(-1).flatten().tolist() == [True, False, True, True, True, False]
 
 
 def test_a_rollout_of_broken_samples_only_is_an_error():
+    policy = BreakingPolicy(range(6), samples=6)
     with pytest.raises(NumericsError, match="every sample of the rollout holds NaN or infinity"):
-        count_unusable(rolled(BreakingPolicy(range(6), samples=6), share_states=False))
+        finished(policy, rolled(policy, share_states=False), 6)
     with pytest.raises(NumericsError):
         step(make_parts(policy=BreakingPolicy(range(8), samples=8)), 0)
 

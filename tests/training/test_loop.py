@@ -28,7 +28,7 @@ from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
 from stepcredit.training import checkpoint, last_whole, loop
 from stepcredit.training.interrupt import Interrupt
-from stepcredit.training.loop import Evaluator
+from stepcredit.training.looking import Evaluator
 
 TOTAL = 5
 SECTIONS = {

@@ -21,6 +21,7 @@ from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.transitions import read_transitions
 from stepcredit.objective import profile
 from stepcredit.records import Condition, Credit, Evidence, Key
+from stepcredit.rollout.decoding import finished
 from stepcredit.training.anchors import Average
 from stepcredit.training.step import evidence_of, score, step
 
@@ -45,7 +46,7 @@ class Case:
         self.rollout = self.parts.roll_out(prompts, Key(seed=sections.get("seed", 0), iteration=0))
         self.plan, self.condition = self.rollout.plan, self.rollout.condition
         self.levels = self.rollout.sampler.levels
-        self.table = score(self.policy, self.parts.rewards, self.rollout, prompts, micro_batch=100)
+        self.table = score(self.parts.rewards, finished(self.policy, self.rollout, 100), prompts)
         generator = torch.Generator().manual_seed(1)
         self.credit = self.made_credit(torch.randn(self.plan.trained.shape, generator=generator))
 
@@ -765,7 +766,7 @@ def test_in_bfloat16_an_update_sees_the_ratio_of_what_its_network_said():
     rollout = parts.roll_out(prompts, Key(0, 0))
     assert rollout.velocities.dtype == torch.bfloat16
     assert rollout.latents.dtype == torch.float32
-    rewards = score(policy, parts.rewards, rollout, prompts, micro_batch=8)
+    rewards = score(parts.rewards, finished(policy, rollout, 8), prompts)
     credit = parts.method.credit(evidence_of(rollout, rewards, [1.0]))
     seen = parts.update.apply(rollout, credit, Key(0, 0), lambda pairs: None).metrics
     assert seen["update/ratio_deviation"] == 0  # the same network says the same bits

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 from stepcredit.cli.terminal import console
 
-
 # Measured when the models were embedded, with the lowest and the newest releases that were tested.
 KNOWN_SCORE = 0.90797
 """What the embedded CLIP gives a drawn picture and its caption."""

@@ -1,6 +1,7 @@
 """A policy's pictures of held-out captions, always from the same noise, and their scores."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import UInt8
 from stepcredit.protocols import Policy, Progress, PromptSource, Questions
 from stepcredit.records import Key, Prompt, RewardBatch, fixed_noise
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.engine import decode, sample_ode, silent
+from stepcredit.rewards.usable import score_usable
+from stepcredit.rollout.decoding import Decoded, decode
+from stepcredit.rollout.engine import sample_ode, silent
 from stepcredit.runs.looks import Look, Weights
 
 SIBLINGS = 4  # pictures per caption draw, so that diversity can be measured
@@ -40,7 +43,7 @@ def evaluate(
     drawn = _drawn(prompts, count)
     texts = [prompt.text for prompt in drawn]
     rows = range(len(drawn) * SIBLINGS) if only is None else only
-    media = draw_pictures(
+    decoded = draw(
         policy,
         texts,
         members=SIBLINGS,
@@ -53,8 +56,8 @@ def evaluate(
     )
     # The number of the draw and not the caption makes a group: a caption that is drawn twice has two.
     groups = tuple(row // SIBLINGS for row in rows)
-    batch = RewardBatch(media, tuple(drawn[group] for group in groups), groups, policy.fps)
-    scores, problems = rewards.score(batch)
+    batch = RewardBatch(decoded.media, tuple(drawn[group] for group in groups), groups, decoded.fps)
+    scores, problems = score_usable(rewards, batch, decoded.unusable, waiting=lambda: progress(0))
     return Look(
         iteration=iteration,
         weights=weights,
@@ -62,8 +65,8 @@ def evaluate(
         rows=tuple(rows),
         prompts=batch.texts,
         scores=scores,
-        pictures=dict(zip(rows, media, strict=True)),
-        answers=answered(batch, questions) if questions else {},
+        pictures=dict(zip(rows, decoded.media, strict=True)),
+        answers=answered(batch, questions, decoded.unusable) if questions else {},
         errors=tuple(map(str, problems)),
         fps=policy.fps,
         kinds=kinds_of(batch.prompts),
@@ -78,11 +81,16 @@ def watched(prompts: PromptSource, *, count: int, watch: int) -> list[int]:
     return [group * SIBLINGS + sibling for group in sorted(groups) for sibling in range(SIBLINGS)]
 
 
-def answered(batch: RewardBatch, questions: Questions) -> dict[str, np.ndarray]:
-    """The exact checker's answers, 1, 0 or NaN where the caption does not ask; nothing if it cannot read a caption."""
+def answered(
+    batch: RewardBatch, questions: Questions, unusable: Collection[int] = frozenset()
+) -> dict[str, np.ndarray]:
+    """The exact checker's answers, 1, 0 or NaN where the caption does not ask; nothing if it cannot read a caption.
+
+    Rows that are not usable are not shown to it, and have no answer.
+    """
     rows: list[Mapping[str, bool]] = []
-    for medium, prompt in zip(batch.media, batch.prompts, strict=True):
-        answers = questions(medium, prompt)
+    for row, (medium, prompt) in enumerate(zip(batch.media, batch.prompts, strict=True)):
+        answers = {} if row in unusable else questions(medium, prompt)
         if answers is None:
             return {}  # shares of some captions only would be read as shares of all
         rows.append(answers)
@@ -107,7 +115,6 @@ def _column(rows: Sequence[Mapping[str, bool]], name: str) -> np.ndarray:
     return np.array([answers.get(name, np.nan) for answers in rows], dtype=float)
 
 
-@torch.no_grad()
 def draw_pictures(
     policy: Policy,
     prompts: Sequence[str],
@@ -120,6 +127,39 @@ def draw_pictures(
     rows: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> UInt8[np.ndarray, "B *frames H W 3"]:
+    """`draw` for people to look at: what is not usable is black, and a warning says so."""
+    decoded = draw(
+        policy,
+        prompts,
+        members=members,
+        steps=steps,
+        shift=shift,
+        seed=seed,
+        micro_batch=micro_batch,
+        rows=rows,
+        progress=progress,
+    )
+    if decoded.unusable:
+        reasons = ", ".join(dict.fromkeys(decoded.unusable.values()))
+        warnings.warn(
+            f"{len(decoded.unusable)} of {len(decoded.media)} pictures are drawn black: {reasons}", stacklevel=2
+        )
+    return decoded.media
+
+
+@torch.no_grad()
+def draw(
+    policy: Policy,
+    prompts: Sequence[str],
+    *,
+    members: int,
+    steps: int,
+    shift: float | None,
+    seed: int,
+    micro_batch: int,
+    rows: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Decoded:
     """`members` pictures or videos of each prompt with the ODE, each from noise of its own that the seed decides.
 
     With `rows`, only these of the P x members pictures.

@@ -1,7 +1,8 @@
 """Two looks at the same captions and noise, compared picture by picture; intervals over captions. No torch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from stepcredit.errors import RunError
 from stepcredit.runs.looks import Look
 
 _RESAMPLES = 2000  # enough for two digits of a 95 % interval; more would change the results that runs have stored
+_NUMBERS = ("base", "tuned", "difference", "standard_error", "low", "high")  # of a Difference; NaN without pictures
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,11 @@ class Difference:
     """One score, tuned minus base, over the same captions and noise. `standard_error` and the 95 % interval treat
     captions, not pictures, as independent.
 
-    For example `Difference("hps", 0.21, 0.25, 0.04, 0.01, 0.02, 0.06)`, whose verdict is `up`.
+    `pictures` of `total` have the score on both sides, and the numbers are over those; `unscored_base` and
+    `unscored_tuned` have none on one side, for the `reason`. With no pictures all numbers are NaN. Results of earlier
+    versions do not say: None.
+
+    For example `Difference("hps", 0.21, 0.25, 0.04, 0.01, 0.02, 0.06, 16, 16)`, whose verdict is `up`.
     """
 
     name: str
@@ -28,21 +34,42 @@ class Difference:
     standard_error: float
     low: float
     high: float
+    pictures: int | None = None
+    total: int | None = None
+    unscored_base: int = 0
+    unscored_tuned: int = 0
+    reason: str = ""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Difference":
+        """A row of result.json, in which null stands for NaN."""
+        numbers = {name: math.nan if stored[name] is None else stored[name] for name in _NUMBERS}
+        return cls(**{**stored, **numbers})
+
+    @property
+    def coverage(self) -> str:
+        """Such as `8 of 16 pictures`, where not all have the score on both sides; empty where all have it."""
+        return "" if self.pictures == self.total else f"{self.pictures} of {self.total} pictures"
 
     @property
     def verdict(self) -> str:
-        """`up` or `down` when the interval leaves out 0, else `unclear`."""
+        """`up` or `down` when the interval leaves out 0, else `unclear`; `unscored` where there is no number at all."""
+        if math.isnan(self.difference):
+            return "unscored"
         if self.low > 0:
             return "up"
         return "down" if self.high < 0 else "unclear"
 
 
 def compare(base: Look, tuned: Look) -> list[Difference]:
-    """Paired differences of every score that both could give."""
+    """Paired differences of every score; one that no picture has on both sides has a row as well, and a reason."""
     _same_pictures(base, tuned)
-    columns = zip(base.names, base.scores.T, tuned.scores.T, strict=True)
-    rows = (difference(name, before, after, base.prompts) for name, before, after in columns)
-    return [row for row in rows if row is not None]
+    rows: list[Difference] = []
+    for name, before, after in zip(base.names, base.scores.T, tuned.scores.T, strict=True):
+        row = difference(name, before, after, base.prompts)
+        reasons = [look.reason(name) for look in (base, tuned)] if row.coverage else []
+        rows.append(replace(row, reason="; ".join(dict.fromkeys(filter(None, reasons)))))
+    return rows
 
 
 def by_kind(base: Look, tuned: Look) -> dict[str, list[Difference]]:
@@ -57,31 +84,49 @@ def by_kind(base: Look, tuned: Look) -> dict[str, list[Difference]]:
 
 
 def by_question(base: Look, tuned: Look) -> list[Difference]:
-    """The exact checker's questions, each over the captions that ask it."""
+    """The exact checker's questions, each over the captions that ask it; one that no caption asks has no row."""
     _same_pictures(base, tuned)
-    rows = (difference(name, base.answers[name], tuned.answers[name], base.prompts) for name in base.answers)
-    return [row for row in rows if row is not None]
+    unanswered = np.full(len(base.rows), np.nan)
+    rows: list[Difference] = []
+    # Either side may lack a question: a smaller look asks fewer, and of a picture that is not usable nothing is asked.
+    for name in dict.fromkeys([*base.answers, *tuned.answers]):
+        before = base.answers.get(name, unanswered)
+        after = tuned.answers.get(name, unanswered)
+        asked = np.isfinite(before) | np.isfinite(after)
+        if asked.any():
+            captions = np.array(base.prompts)[asked]
+            rows.append(difference(name, before[asked], after[asked], captions.tolist()))
+    return rows
 
 
 def difference(
     name: str, before: Float[np.ndarray, " B"], after: Float[np.ndarray, " B"], captions: Sequence[str]
-) -> Difference | None:
-    """One row, or None when no picture has both values."""
+) -> Difference:
+    """One row; its numbers are NaN when no picture has both values."""
     # A picture that one side could not score says nothing about the change: it is left out on both sides.
     change = after - before
     known = np.isfinite(change)
-    if not known.any():
-        return None
-    low, high, error = bootstrap(change[known], np.array(captions)[known])
+    low = high = error = math.nan
+    if known.any():
+        low, high, error = bootstrap(change[known], np.array(captions)[known])
     return Difference(
         name=name,
-        base=float(before[known].mean()),
-        tuned=float(after[known].mean()),
-        difference=float(change[known].mean()),
+        base=_mean(before[known]),
+        tuned=_mean(after[known]),
+        difference=_mean(change[known]),
         standard_error=error,
         low=low,
         high=high,
+        pictures=int(known.sum()),
+        total=len(known),
+        unscored_base=int((~np.isfinite(before)).sum()),
+        unscored_tuned=int((~np.isfinite(after)).sum()),
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN of nothing, without NumPy's warning."""
+    return float(values.mean()) if values.size else math.nan
 
 
 def bootstrap(values: Float[np.ndarray, " B"], captions: np.ndarray) -> tuple[float, float, float]:
@@ -108,7 +153,8 @@ class HackingGap:
         gap = mean over trained of gain / sd(base)  -  mean over held-out of gain / sd(base)
 
     Near 0 what was trained and what was not rose together; far above 0 the rewards were won and the pictures not.
-    Ours. For example `HackingGap(0.8, 0.1, 0.7, 0.4, 1.0)`: trained rewards rose by 0.8, the others by 0.1.
+    Ours. `pictures` of `total` have the score on both sides that fewest have; `left_out` are the scores that none has.
+    For example `HackingGap(0.8, 0.1, 0.7, 0.4, 1.0)`: trained rewards rose by 0.8, the others by 0.1.
     """
 
     trained: float
@@ -116,6 +162,21 @@ class HackingGap:
     gap: float
     low: float
     high: float
+    pictures: int | None = None
+    total: int | None = None
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "HackingGap":
+        """That of result.json, which may be of a version that did not say how many pictures it is on."""
+        return cls(**{**stored, "left_out": tuple(stored.get("left_out", ()))})
+
+    @property
+    def coverage(self) -> str:
+        """What is missing in it, such as `on 8 of 16 pictures, without hps`; empty where nothing is."""
+        fewer = [] if self.pictures == self.total else [f"on {self.pictures} of {self.total} pictures"]
+        without = [f"without {', '.join(self.left_out)}"] if self.left_out else []
+        return ", ".join([*fewer, *without])
 
 
 def hacking_gap(base: Look, tuned: Look, trained: Sequence[str]) -> HackingGap | None:
@@ -131,14 +192,26 @@ def hacking_gap(base: Look, tuned: Look, trained: Sequence[str]) -> HackingGap |
         known = np.isfinite(column)
         sums = np.bincount(caption, weights=np.where(known, column, 0.0))
         counts = np.bincount(caption, weights=known)
-        # A resample may hold no picture of this score at all; its mean is then 0 and not 0 / 0.
-        return sums[chosen].sum(1) / np.maximum(counts[chosen].sum(1), 1)
+        drawn = counts[chosen].sum(1)
+        # A resample may hold no picture of this score at all: it has no mean, and 0 would be a made-up one.
+        return np.where(drawn > 0, sums[chosen].sum(1) / np.maximum(drawn, 1), np.nan)
 
     trained_gain, held_out_gain = _sides(gains, is_trained, lambda column: np.asarray(np.nanmean(column)))
     trained_gains, held_out_gains = _sides(gains, is_trained, resampled)
-    low, high = np.quantile(trained_gains - held_out_gains, [0.025, 0.975])
+    resampled_gaps = trained_gains - held_out_gains
+    low, high = np.quantile(resampled_gaps[np.isfinite(resampled_gaps)], [0.025, 0.975])
     gap = trained_gain - held_out_gain
-    return HackingGap(float(trained_gain), float(held_out_gain), float(gap), float(low), float(high))
+    paired = (np.isfinite(base.scores) & np.isfinite(tuned.scores)).sum(0)
+    return HackingGap(
+        trained=float(trained_gain),
+        held_out=float(held_out_gain),
+        gap=float(gap),
+        low=float(low),
+        high=float(high),
+        pictures=int(paired[usable].min()),
+        total=len(base.rows),
+        left_out=tuple(name for name, count in zip(base.names, paired, strict=True) if not count),
+    )
 
 
 def _standardised_gains(base: Look, tuned: Look) -> tuple[Float[np.ndarray, "B U"], Bool[np.ndarray, " K"]]:
@@ -171,12 +244,17 @@ def summarise(base: Look, tuned: Look, trained: Sequence[str]) -> dict[str, Any]
         "rows": _plain(compare(base, tuned)),
         "kinds": {kind: _plain(rows) for kind, rows in by_kind(base, tuned).items()},
         "questions": _plain(by_question(base, tuned)),
-        "hacking_gap": asdict(gap) if gap else None,
+        "hacking_gap": {**asdict(gap), "left_out": list(gap.left_out)} if gap else None,
     }
 
 
 def _plain(rows: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
+    """As JSON, which has no NaN."""
+    return [{name: _or_none(value) for name, value in asdict(row).items()} for row in rows]
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _draws(captions: np.ndarray) -> tuple[Int[np.ndarray, "R C"], Int[np.ndarray, " B"]]:

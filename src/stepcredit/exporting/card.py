@@ -270,12 +270,19 @@ def _about(measurement: Mapping[str, Any] | None) -> str:
 
 
 def _row(row: Mapping[str, Any], reader: RunReader) -> dict[str, str]:
+    name = _cell(row["name"])
+    kind = "trained" if row["name"] in reader.trained else "held out"
+    if row["difference"] is None:
+        return {"name": name, "base": "-", "tuned": "-", "difference": "could not be scored", "kind": kind}
+    # a result of an earlier version does not say how many pictures it stands on
+    pictures = row.get("pictures")
+    fewer = "" if pictures == row.get("total") else f", {pictures} of {row['total']} samples"
     return {
-        "name": _cell(row["name"]),
+        "name": name,
         "base": f"{row['base']:.4g}",
         "tuned": f"{row['tuned']:.4g}",
-        "difference": f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]",
-        "kind": "trained" if row["name"] in reader.trained else "held out",
+        "difference": f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]{fewer}",
+        "kind": kind,
     }
 
 

@@ -230,5 +230,7 @@ def whole_latents(latents: Float[Tensor, "B C F H W"], vae: Any) -> Float[Tensor
 
 
 def to_unit(pictures: Tensor) -> Tensor:
-    """The autoencoder's [-1, 1] as [0, 1], float32."""
-    return (pictures.float() / 2 + 0.5).clamp(0, 1)
+    """The autoencoder's [-1, 1] as [0, 1], float32; NaN for every number that is not finite."""
+    # Before the clamp, which would make white of an autoencoder that overflowed.
+    finite = pictures.float().masked_fill(~pictures.isfinite(), torch.nan)
+    return (finite / 2 + 0.5).clamp(0, 1)

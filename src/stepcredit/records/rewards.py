@@ -16,12 +16,20 @@ class Problem:
     """Why samples have no score; for example `Problem("hps", (3, 7), "returned infinity for 2 of 8 pictures")`.
 
     `reward` is the name of an output, or of several that share the reason, joined with "+". `rows` are the samples of
-    the batch; empty stands for all of them, or for a scorer that did not say which.
+    the batch; empty stands for all of them, or for a scorer that did not say which. `look` is the number of finished
+    iterations where the batch is a look at held-out captions; None in training.
     """
 
     reward: str
     rows: tuple[int, ...]
     reason: str
+    look: int | None = None
+
+    @classmethod
+    def of_sentence(cls, sentence: str, look: int | None = None) -> "Problem":
+        """What `str` made a sentence of, as a look stores it; it does not say which rows."""
+        reward, _, reason = sentence.partition(": ")
+        return cls(reward, (), reason, look)
 
     def __str__(self) -> str:
         return f"{self.reward}: {self.reason}"

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stepcredit.errors import NumericsError, during
+from stepcredit.errors import during
 from stepcredit.flow.convert import velocity_to_data
 from stepcredit.flow.kernels import KERNELS
 from stepcredit.flow.sampler import Sampler
@@ -253,27 +252,3 @@ def sample_ode(
         x = KERNELS["ode"](x, policy.velocity(x, level.expand(len(x)), condition), level, next_level).mean
         progress(len(x))
     return x
-
-
-@during("decode")
-@torch.no_grad()
-def decode(policy: Policy, latents: Tensor, micro_batch: int) -> UInt8[np.ndarray, "B *frames H W 3"]:
-    """Pictures or videos of final latents, 0 to 255; latents that are not finite become black."""
-    # Bytes at once: floats of a batch of videos would need four times the memory.
-    parts = [_bytes(policy.decode(part)) for part in latents.split(micro_batch)]
-    return torch.cat(parts).movedim(-3, -1).numpy()
-
-
-def _bytes(media: Tensor) -> Tensor:
-    """Pictures in [0, 1] as 0 to 255, in main memory."""
-    return (media.nan_to_num(0.0) * 255).round().byte().cpu()
-
-
-def count_unusable(rollout: Rollout) -> int:
-    """Samples with a latent that is not finite; they get no credit. All of them unusable is an error."""
-    if not rollout.alive.any():
-        raise NumericsError(
-            "every sample of the rollout holds NaN or infinity; lower the learning rate or the noise level, "
-            "or use policy.dtype float32"
-        )
-    return int((~rollout.alive).sum())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from scipy import stats
 from stepcredit.errors import RunError, nearest
 from stepcredit.files.tables import markdown_table, plus_minus
 from stepcredit.runs.layout import moved, setting, today
+from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import RunReader
 from stepcredit.settings.keys import INCIDENTAL, flatten
 
@@ -26,19 +27,21 @@ _MUST_AGREE = ("policy", "prompts", "rewards", "held_out", "rollout.shift", "eva
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: means of every score on the watched pictures, and at what cost they were reached.
+    """One run: gains of every score on the watched pictures, and at what cost they were reached.
 
-    Such as Curve(32, [0, 4000, 8000], [[0.21, 0.60], [0.24, 0.63], [0.26, 0.66]], [0.05, 0.06]).
+    Such as Curve(32, [0, 4000, 8000], [0.21, 0.60], [[0, 0], [0.03, 0.03], [0.05, 0.06]], [0.05, 0.06]).
     """
 
     pictures: int  # watched
     costs: np.ndarray
-    means: np.ndarray  # [looks, scores]
+    base: np.ndarray  # mean of every score before training
+    gains: np.ndarray  # [looks, scores], over the pictures that have the score at that look and before training
     whole: np.ndarray | None  # gain of every score on all pictures at the end of the run
+    unscored: tuple[str, ...] = ()  # a sentence for each score that pictures lack at some look
 
     def at(self, cost: float) -> np.ndarray:
         """Gains of the latest look that did not cost more."""
-        return self.means[np.searchsorted(self.costs, cost * _ROUNDING, side="right") - 1] - self.means[0]
+        return self.gains[np.searchsorted(self.costs, cost * _ROUNDING, side="right") - 1]
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,13 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
         budget=budget,
         names=base.names,
         trained=tuple(runs[0].trained),
-        base=np.array(list(base.means().values())) if at_end else everyone[0].means[0],
+        base=np.array(list(base.means().values())) if at_end else everyone[0].base,
         sides=[Side(value, seeds, np.stack(list(map(gains, seeds)))) for value, seeds in curves.items()],
         pictures=len(base.rows) if at_end else watched,
-        notes=_notes(runs, by, sizes=[len(seeds) for seeds in curves.values()], watched=None if at_end else watched),
+        notes=[
+            *_notes(runs, by, sizes=[len(seeds) for seeds in curves.values()], watched=None if at_end else watched),
+            *(sentence for item in everyone for sentence in item.unscored),
+        ],
     )
 
 
@@ -214,12 +220,37 @@ def curve(run: RunReader, cost: Cost) -> Curve:
     snapshots = [run.look(number, pictures=False) for number in iterations]
     # The first and the last look are at all pictures, those between at the watched ones, which all of them have.
     rows = min((snapshot.rows for snapshot in snapshots), key=len)
+    base = snapshots[0].among(rows)
     return Curve(
         pictures=len(rows),
         costs=spent[iterations],
-        means=np.stack([list(snapshot.among(rows).means().values()) for snapshot in snapshots]),
+        base=np.array(list(base.means().values())),
+        gains=np.stack([_paired_gains(base, snapshot.among(rows)) for snapshot in snapshots]),
         whole=_whole_gains(run, snapshots[0].names),
+        unscored=_unscored(run, snapshots),
     )
+
+
+def _paired_gains(base: Look, look: Look) -> np.ndarray:
+    """Gain of every score, over the pictures that have it in both: means of others would not speak of the same."""
+    both = np.isfinite(base.scores) & np.isfinite(look.scores)
+    before = replace(base, scores=np.where(both, base.scores, np.nan))
+    after = replace(look, scores=np.where(both, look.scores, np.nan))
+    return np.array(list(after.means().values())) - np.array(list(before.means().values()))
+
+
+def _unscored(run: RunReader, snapshots: Sequence[Look]) -> tuple[str, ...]:
+    """Which scores pictures lack, and at which look most of them."""
+    sentences: list[str] = []
+    for name in snapshots[0].names:
+        worst = max(snapshots, key=lambda look: look.unscored()[name])
+        missing = worst.unscored()[name]
+        if missing:
+            sentences.append(
+                f"{run.path}: {name} could not be scored on {missing} of {len(worst.rows)} pictures of the look after "
+                f"{worst.iteration} iterations; gains are over the others"
+            )
+    return tuple(sentences)
 
 
 def _whole_gains(run: RunReader, names: Sequence[str]) -> np.ndarray | None:
@@ -228,7 +259,8 @@ def _whole_gains(run: RunReader, names: Sequence[str]) -> np.ndarray | None:
     if result is None:
         return None
     gains = {row["name"]: row["difference"] for row in result["rows"]}
-    return np.array([gains.get(name, np.nan) for name in names])
+    # As floats: null stands for a score that no picture has, and becomes NaN.
+    return np.array([gains.get(name) for name in names], dtype=float)
 
 
 def half_width(gains: np.ndarray) -> np.ndarray:
@@ -259,6 +291,8 @@ def markdown(comparison: Comparison) -> str:
 def _gains(sides: Sequence[Side], k: int) -> list[str]:
     """The gain in one score of every side, the largest bold."""
     cells = [plus_minus(side.mean[k], side.half_width[k]) for side in sides]
-    best = int(np.argmax([np.nan_to_num(side.mean[k], nan=-np.inf) for side in sides]))  # the first of equal ones
-    cells[best] = f"**{cells[best]}**"
-    return cells
+    means = np.array([side.mean[k] for side in sides])
+    if np.isfinite(means).any():
+        best = int(np.nanargmax(means))  # the first of equal ones
+        cells[best] = f"**{cells[best]}**"
+    return [cell.replace("+nan", "could not be scored") for cell in cells]

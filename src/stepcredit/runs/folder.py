@@ -3,7 +3,8 @@
 run.yaml               the resolved recipe
 environment.json       versions, commit, device, reward fingerprints
 metrics.jsonl          one line per iteration
-problems.jsonl         what could not be scored, and why: iteration, reward, rows of the batch, reason
+problems.jsonl         what could not be scored, and why: iteration, reward, rows of the batch, reason; of held-out
+                       captions also the number of their look
 credit/000007.safetensors
 samples/000010/        held-out captions with fixed noise: scores and pictures, see looks.py
 checkpoints/000100/    see training/checkpoint.py
@@ -151,11 +152,11 @@ class RunFolder:
         self._append("metrics.jsonl", [{"iteration": report.iteration, **values}])
 
     def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
-        lines = [
-            {"iteration": iteration, "reward": problem.reward, "rows": problem.rows, "reason": str(problem)}
-            for problem in problems
-        ]
-        self._append("problems.jsonl", lines)
+        lines: list[dict[str, Any]] = []
+        for problem in problems:
+            line = {"iteration": iteration, "reward": problem.reward, "rows": problem.rows, "reason": str(problem)}
+            lines.append(line if problem.look is None else {**line, "look": problem.look})
+        self._append("problems.jsonl", [line for line in lines if "look" not in line or not self._is_told(line)])
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass  # a look has them already
@@ -165,6 +166,11 @@ class RunFolder:
 
     def close(self) -> None:
         pass
+
+    def _is_told(self, line: Mapping[str, Any]) -> bool:
+        """Whether a problem of a look is written already: a run that goes on may look again where it has looked."""
+        earlier = read_lines(self.path / "problems.jsonl")
+        return (line["look"], line["reason"]) in [(item.get("look"), item["reason"]) for item in earlier]
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         path = self.path / name

@@ -66,8 +66,32 @@ class Look:
             kinds=tuple(self.kinds[index] for index in indices) if self.kinds else (),
         )
 
+    def unscored(self) -> dict[str, int]:
+        """How many pictures have no number of each score."""
+        missing = (~np.isfinite(self.scores)).sum(0)
+        return dict(zip(self.names, map(int, missing), strict=True))
+
+    def reason(self, name: str) -> str:
+        """Why pictures have no number of this score; empty where nobody said so."""
+        reasons: list[str] = []
+        for error in self.errors:
+            # As a problem is written: the outputs that it concerns, joined with a plus, and the reason.
+            outputs, _, why = error.partition(": ")
+            if name in outputs.split("+"):
+                reasons.append(why)
+        return "; ".join(dict.fromkeys(reasons))
+
+    def comparable_means(self, other: "Look") -> dict[str, float]:
+        """Means of the scores that the very pictures have that have them in another look; the others are left out.
+
+        `other` has at least these rows. A mean over fewer pictures may be higher because the hard ones are missing.
+        """
+        theirs = np.isfinite(other.among(self.rows).scores)
+        same = (np.isfinite(self.scores) == theirs).all(0)
+        return {name: mean for (name, mean), equal in zip(self.means().items(), same, strict=True) if equal}
+
     def means(self) -> dict[str, float]:
-        """Mean of every score over the pictures that could be scored."""
+        """Mean of every score over the pictures that could be scored; `unscored` says how many could not."""
         known = np.isfinite(self.scores)
         # not np.nanmean: it warns where nothing is known
         sums = np.where(known, self.scores, 0.0).sum(0)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from stepcredit.errors import RunError
 from stepcredit.runs import looks
 from stepcredit.runs.looks import Look
+from stepcredit.runs.silence import Silence, silences
 from stepcredit.settings.keys import labels
 
 FORMAT = 3
@@ -109,12 +110,16 @@ class RunReader:
         """What is measured and never trained on."""
         return [name for reward in self.recipe["held_out"] for name in labels(reward)]
 
+    def silences(self) -> list[Silence]:
+        """Objectives that taught nothing, or the whole run, as far as it is."""
+        return silences(self.metrics(), self.trained, int(self.recipe["rollout"]["prompts"]))
+
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished iteration; the half line that a killed run may leave is not one."""
         return read_lines(self.path / "metrics.jsonl")
 
     def problems(self) -> list[dict[str, Any]]:
-        """What could not be scored: iteration, reward, rows of the batch and reason."""
+        """What could not be scored: iteration, reward, rows of the batch and reason; `look`, where it was at one."""
         return read_lines(self.path / "problems.jsonl")
 
     def result(self) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from stepcredit.parts.observers import CleanSimilarity, Similarity
 from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.recipe import Recipe, method_named
 from stepcredit.records import Evidence, Key
+from stepcredit.rollout.decoding import finished
 from stepcredit.studies.side_by_side import SideBySide, judge
 from stepcredit.training.step import evidence_of, score
 
@@ -38,7 +39,7 @@ def draw(recipe: Recipe, *, iteration: int = 0) -> tuple[Evidence, dict[str, str
     # Every rule may look at the stored rollout, so everybody who watches for a rule has to watch this one.
     roll_out = replace(parts.roll_out, observers=[Similarity(), CleanSimilarity()])
     rollout = roll_out(prompts, key)
-    rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=roll_out.micro_batch)
+    rewards = score(parts.rewards, finished(parts.policy, rollout, roll_out.micro_batch), prompts)
     about = {
         "objectives": json.dumps(list(rewards.names)),
         "prompts": json.dumps([prompt.text for prompt in prompts], ensure_ascii=False),

@@ -26,7 +26,8 @@ from stepcredit.recipe.flags import laid_over
 from stepcredit.recipe.load import load_recipe
 from stepcredit.recipe.recipe import Recipe, method_named
 from stepcredit.records import Key, Prompt, RewardBatch
-from stepcredit.rollout.engine import decode
+from stepcredit.rewards.usable import score_usable
+from stepcredit.rollout.decoding import decode
 from stepcredit.runs.reader import RunReader, read_lines
 from stepcredit.settings.keys import flatten
 from stepcredit.studies.proxy import validate
@@ -199,7 +200,8 @@ def _scores(run: RunReader) -> dict[str, Any]:
 
 def _differences(scores: Sequence[dict[str, Any]], score: str) -> list[float]:
     """What training gained in one score, a number for each seed."""
-    return [of_seed[score]["difference"] for of_seed in scores]
+    # As floats: null stands for a score that no picture has, and becomes NaN.
+    return np.array([of_seed[score]["difference"] for of_seed in scores], dtype=float).tolist()
 
 
 def _curve(run: RunReader) -> dict[str, list[float]]:
@@ -266,8 +268,9 @@ def _scored(
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
     scores = []
     for step in range(states.shape[2]):
-        media = decode(parts.policy, states[:, :, step].flatten(0, 1), parts.roll_out.micro_batch)
-        scores.append(parts.rewards.score(RewardBatch(media, repeated, groups, parts.policy.fps))[0])
+        decoded = decode(parts.policy, states[:, :, step].flatten(0, 1), parts.roll_out.micro_batch)
+        batch = RewardBatch(decoded.media, repeated, groups, decoded.fps)
+        scores.append(score_usable(parts.rewards, batch, decoded.unusable)[0])
     return np.stack(scores, axis=1)
 
 

@@ -55,7 +55,7 @@ class ConsoleTracker:
 
     def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
         """Each distinct reason once."""
-        for reason in dict.fromkeys(map(str, problems)):
+        for reason in dict.fromkeys(map(_sentence, problems)):
             if reason not in self._reasons:
                 self._reasons.add(reason)
                 line = f"[yellow]{finished_after(iteration):>5}  {screen.literal(reason)}[/]"
@@ -73,3 +73,7 @@ class ConsoleTracker:
 
     def close(self) -> None:
         self._progress.stop()
+
+
+def _sentence(problem: Problem) -> str:
+    return str(problem) if problem.look is None else f"held-out captions: {problem}"

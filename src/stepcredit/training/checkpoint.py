@@ -23,9 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from stepcredit.errors import RunError, WeightsError
+from stepcredit.errors import NumericsError, RunError, WeightsError
 from stepcredit.protocols import Policy
 from stepcredit.training.anchors import Average
+from stepcredit.training.finite import all_finite
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -54,7 +55,11 @@ def save(
     silent: Mapping[str, int] | None = None,
     held_out: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write the checkpoint after `iteration` finished iterations; returns its folder."""
+    """Write the checkpoint after `iteration` finished iterations; returns its folder.
+
+    NumericsError, and nothing is written, if weights, average or moments are not finite.
+    """
+    _refuse_not_finite(policy, optimiser, average, iteration)
     target = folder / f"{iteration:06d}"
     writing = folder / f".{iteration:06d}.writing"
     try:
@@ -75,6 +80,24 @@ def save(
             f"Make room, then go on with: stepcredit train --resume {folder.parent}"
         ) from error
     return target
+
+
+def _refuse_not_finite(
+    policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None, iteration: int
+) -> None:
+    parameters = policy.parameters()
+    moments = [optimiser.state.get(parameter, {}) for parameter in parameters]
+    parts: dict[str, Sequence[torch.Tensor]] = {
+        "trained weights": parameters,
+        "moving average": average.tensors if average else [],
+        "optimiser's moments": [state[name] for state in moments for name in _MOMENTS if name in state],
+    }
+    for name, tensors in parts.items():
+        if not all_finite(tensors):
+            raise NumericsError(
+                f"the {name} after {iteration} iterations hold NaN or infinity, so they are not saved; earlier "
+                "checkpoints are whole. Lower optimiser.learning_rate, or use policy.dtype float32"
+            )
 
 
 def _write_weights(folder: Path, policy: Policy, optimiser: torch.optim.Optimizer, average: Average | None) -> int:
@@ -127,7 +150,12 @@ def damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if _digest(path) != digest:
             return f"{name} is not what was written"
-    return None
+    try:
+        tensors = load_file(checkpoint / "state.safetensors")
+    except (OSError, SafetensorError) as error:
+        return f"state.safetensors cannot be read ({error})"
+    # Written whole, and worth nothing: versions before `save` looked wrote down what an optimiser step had left.
+    return None if all_finite(list(tensors.values())) else "state.safetensors holds NaN or infinity"
 
 
 def newest(folder: Path) -> tuple[Path, list[str]]:
@@ -220,9 +248,12 @@ def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> L
 
 def _tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(checkpoint / "state.safetensors")
+        tensors = load_file(checkpoint / "state.safetensors")
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{checkpoint} is damaged: {error}") from None
+    if not all_finite(list(tensors.values())):
+        raise WeightsError(f"{checkpoint} is damaged: state.safetensors holds NaN or infinity; choose an earlier one")
+    return tensors
 
 
 def _fill(targets: Sequence[torch.Tensor], tensors: Mapping[str, torch.Tensor], kind: str, checkpoint: Path) -> None:

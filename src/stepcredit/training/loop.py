@@ -1,48 +1,31 @@
 """The loop around the step: look, train, keep, look again. It can be stopped and gone on with at any iteration."""
 
 import time
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from shlex import quote
+from typing import Any
 
-import numpy as np
-
-from stepcredit.errors import RewardError, RunError
 from stepcredit.evaluation import held_out
-from stepcredit.evaluation.grid import before_after
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.files import media
 from stepcredit.parts.observers import Similarity
-from stepcredit.protocols import Policy, Progress, PromptSource, Questions, Tracker
+from stepcredit.protocols import Progress, Tracker
 from stepcredit.recipe.recipe import Recipe
-from stepcredit.records import Problem, RewardTable
-from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.engine import silent as unheard
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.looks import Look, Weights
+from stepcredit.runs.reader import read_lines
+from stepcredit.runs.silence import silences
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
 from stepcredit.training.interrupt import Interrupt, Stopped
 from stepcredit.training.last_metre import attempt
 from stepcredit.training.last_whole import LastWhole
+from stepcredit.training.looking import Evaluator, draw_before_after, look
 from stepcredit.training.step import Parts, Step, step
-
-GRID = 18  # captions in before_after.png
-_PATIENCE = 3  # iterations in a row in which a reward may score nothing at all
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """What evaluation asks: all rewards, trained on or held out, over held-out prompts, and an exact checker.
-
-    Example: `Evaluator(Listed(["a red cube"]), RewardSuite([clip_t, hps]))`.
-    """
-
-    prompts: PromptSource
-    rewards: RewardSuite
-    questions: Questions | None = None
+from stepcredit.training.telling import Listeners, with_look
+from stepcredit.training.watch import Teaching, watch_rewards
 
 
 @dataclass(frozen=True)
@@ -89,13 +72,16 @@ class Loop:
         if base is None:
             base = self.look(0, "base")
             self.folder.look(base, watched)
-        finished = self._train(start, watched, last)
+            self._listeners.unscored(base)
+        finished = self._train(start, base, watched, last)
         return self._conclude(base, finished, watched)
 
-    def _train(self, start: Counters, watched: Sequence[int], last: LastWhole) -> int:
+    def _train(self, start: Counters, base: Look, watched: Sequence[int], last: LastWhole) -> int:
         """All iterations; returns how many the run has then."""
         # A run that goes on has a budget for the whole of it, and has spent some.
         spent = self.folder.spent()
+        teaching = Teaching(self.parts.rewards.names, self.parts.prompt_count)
+        teaching.resume(self._metrics())
         self.interrupt.watch(self.parts.optimiser)
         finished = start.iteration
         over = self._enough(finished, spent)
@@ -112,43 +98,38 @@ class Loop:
             spent += done.report.metrics["cost/forwards"]
             over = self._enough(finished, spent)
             try:
-                means = self._look_if_due(finished, over, watched)
+                now = self._look_if_due(finished, over, watched)
             except (Stopped, Exception):
                 # A state that cannot be gone back to can only be saved beside its line.
                 if not last.can_go_back:
-                    self._report(done, seconds, {})
+                    self._report(done, seconds, None, teaching)
                     last.written()
                 raise
             # Written down before the run may be stopped for its rewards: the reasons are in what is written.
-            self._report(done, seconds, means)
+            self._report(done, seconds, now, teaching)
             last.written()
             watch_rewards(last.silent, done.rewards)
             # After the iteration's line: a run whose checkpoint is ahead of its metrics could not go on without a gap.
             if over or self._is_checkpoint(finished):
-                self._save(finished, last.silent, means)
+                self._save(finished, last.silent, now.comparable_means(base) if now else {})
         return finished
 
     def _conclude(self, base: Look, finished: int, watched: Sequence[int]) -> list[Difference]:
         """Look at all held-out captions, and write what has become of the base; what is trained is saved already."""
         tuned = self.look(finished)
         self.folder.look(tuned, watched)
-        self._show(tuned.among(watched))
-        summary = summarise(base, tuned, self.recipe.objectives)
+        self._listeners.unscored(tuned)
+        self._listeners.pictures(tuned.among(watched))
+        silent = silences(self._metrics(), self.parts.rewards.names, self.parts.prompt_count)
+        summary = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
         self.folder.write_json("result.json", summary)
         picture = f"before_after{media.suffix(base.fps)}"
 
         def draw() -> None:
             draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
 
-        attempt(draw, partial(self._warn, finished, picture))
-        return [Difference(**row) for row in summary["rows"]]
-
-    def _warn(self, finished: int, what: str, sentence: str) -> None:
-        """Everybody hears of something that is missing and stops nothing, as they hear of scores that are."""
-        for tracker in self.trackers:
-            # The disk that had no room for a picture may have none for the sentence either.
-            with suppress(RunError):
-                tracker.problems(finished, [Problem(what, (), sentence)])
+        attempt(draw, partial(self._listeners.missing, finished, picture))
+        return [Difference.read(row) for row in summary["rows"]]
 
     def _rescue(self, start: Counters, last: LastWhole, error: BaseException) -> None:
         """Save what can be saved before an error leaves, and note on it what was."""
@@ -211,36 +192,33 @@ class Loop:
     def _is_checkpoint(self, finished: int) -> bool:
         return finished % self.recipe.output.checkpoint_every == 0
 
-    def _look_if_due(self, finished: int, last: bool, watched: Sequence[int]) -> dict[str, float]:
-        """The held-out means after this iteration; none where nobody looks."""
+    def _look_if_due(self, finished: int, last: bool, watched: Sequence[int]) -> Look | None:
+        """The held-out captions after this iteration; None where nobody looks."""
         if not self._is_due(finished, last):
-            return {}
+            return None
         now = self.look(finished, only=watched)
         self.folder.look(now, watched)
-        self._show(now)
-        return now.means()
+        self._listeners.unscored(now)
+        self._listeners.pictures(now)
+        return now
 
-    def _report(self, done: Step, seconds: float, means: dict[str, float]) -> None:
-        """One iteration to everybody who wants to know."""
-        looked = {f"held_out/{name}": value for name, value in means.items()}
-        report = replace(done.report, metrics={**done.report.metrics, **looked, "time/seconds": seconds})
-        credit: dict[str, np.ndarray] = {
-            "credit/weights": done.credit.weights.float().numpy(),
-            "credit/mixed": done.credit.mixed.float().numpy(),
-            "credit/per_step": done.credit.per_step.float().numpy(),
-        }
-        for tracker in self.trackers:
-            tracker.log(report)
-            tracker.problems(report.iteration, done.rewards.problems)
-            tracker.distributions(report.iteration, credit)
+    @property
+    def _listeners(self) -> Listeners:
+        return Listeners(self.trackers)
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        """Of all iterations so far, as they are stored."""
+        return read_lines(self.folder.path / "metrics.jsonl")
+
+    def _report(self, done: Step, seconds: float, now: Look | None, teaching: Teaching) -> None:
+        """One iteration, with its look if there was one, to everybody who wants to know."""
+        report = with_look(done.report, now, seconds)
+        problems = (*done.rewards.problems, *teaching.see(report.metrics))
+        self._listeners.iteration(report, problems, done.credit)
         if report.iteration % self.recipe.output.credit_every == 0:
             similarity = done.rollout.seen[Similarity.name].float().numpy()
             texts = [prompt.text for prompt in done.prompts]
             self.folder.credit(report.iteration, done.credit, similarity, done.rewards, texts)
-
-    def _show(self, look: Look) -> None:
-        for tracker in self.trackers:
-            tracker.pictures(look.iteration, "samples", list(look.pictures.values()), look.prompts)
 
     def _save(self, finished: int, silent: dict[str, int], means: dict[str, float]) -> None:
         output = self.recipe.output
@@ -254,70 +232,3 @@ class Loop:
             held_out=means,
         )
         checkpoint.prune(self.folder.checkpoints, keep=output.keep, best=output.keep_best)
-
-
-def look(
-    policy: Policy,
-    recipe: Recipe,
-    evaluator: Evaluator,
-    *,
-    iteration: int,
-    weights: Weights,
-    only: Sequence[int] | None = None,
-    progress: Progress = unheard,
-) -> Look:
-    """Held-out captions with a policy, as the recipe's evaluation asks."""
-    return held_out.evaluate(
-        policy,
-        evaluator.prompts,
-        evaluator.rewards,
-        questions=evaluator.questions,
-        iteration=iteration,
-        weights=weights,
-        count=recipe.evaluation.count,
-        steps=recipe.evaluation.steps or recipe.rollout.steps,
-        shift=recipe.rollout.shift,
-        micro_batch=recipe.rollout.micro_batch,
-        only=only,
-        progress=progress,
-    )
-
-
-def draw_before_after(
-    folder: RunFolder, base: Look, tuned: Look, rows: Collection[int], exact: Sequence[str] = ()
-) -> None:
-    """The first picture of the first few captions, before and after, framed right or wrong by the first exact score."""
-    first: dict[str, int] = {}
-    for row, prompt in zip(base.rows, base.prompts, strict=True):
-        if row in rows:
-            first.setdefault(prompt, row)
-    captions = list(first)[:GRID]
-    chosen = [first[caption] for caption in captions]
-    marks = _marks(base, tuned, chosen, exact[0]) if exact else None
-    before = np.stack([base.pictures[row] for row in chosen])
-    after = np.stack([tuned.pictures[row] for row in chosen])
-    path = folder.path / f"before_after{media.suffix(base.fps)}"
-    before_after(path, captions, before, after, marks=marks, fps=base.fps)
-
-
-def _marks(base: Look, tuned: Look, rows: Sequence[int], exact: str) -> list[tuple[bool, bool]]:
-    """Whether each picture is right, before and after, by an exact score: 1 is right, 0 and NaN are not."""
-    column = base.names.index(exact)
-    index = {row: index for index, row in enumerate(base.rows)}
-    marks: list[tuple[bool, bool]] = []
-    for row in rows:
-        before = bool(base.scores[index[row], column] == 1)
-        after = bool(tuned.scores[index[row], column] == 1)
-        marks.append((before, after))
-    return marks
-
-
-def watch_rewards(silent: dict[str, int], rewards: RewardTable) -> None:
-    """Stop a run in which a reward has scored nothing for several iterations; checkpoints so far stay."""
-    scored = rewards.scores.isfinite().flatten(0, 1).any(0)
-    for name, has_score in zip(rewards.names, scored.tolist(), strict=True):
-        silent[name] = 0 if has_score else silent[name] + 1
-        if silent[name] >= _PATIENCE:
-            own = [str(problem) for problem in rewards.problems if problem.concerns(name)]
-            reasons = "; ".join(own) or "it returned NaN only"
-            raise RewardError(f"reward {name} could not score anything in {_PATIENCE} iterations in a row: {reasons}")

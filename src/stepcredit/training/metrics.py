@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 
+from stepcredit.credit import spread as spreads
 from stepcredit.credit.diagnostics import conflict, pareto_share
 from stepcredit.objective.diagnostics import effective_steps
 from stepcredit.records import Credit, RewardTable, Rollout, UpdateReport
+from stepcredit.rollout.decoding import Decoded
 
 
 def reward_metrics(rewards: RewardTable) -> dict[str, float]:
@@ -15,11 +17,14 @@ def reward_metrics(rewards: RewardTable) -> dict[str, float]:
         known = np.where(np.isfinite(scores), scores, np.nan)
         comparable = np.isfinite(known).sum(1) > 1  # groups in which a spread can be measured at all
         spread = np.nanstd(known[comparable], axis=1, ddof=1) if comparable.any() else np.zeros(0)
+        size = np.abs(np.nan_to_num(known[comparable])).max(1)
+        # The very test of the advantage: what is not flat here has an opinion there.
+        speaks = spread > spreads.least(torch.from_numpy(size)).numpy()
         metrics |= {
             f"reward/{name}": float(np.nanmean(known)) if np.isfinite(known).any() else float("nan"),
             f"reward/{name}/spread": float(spread.mean()) if len(spread) else float("nan"),
             f"reward/{name}/missing": float(np.isnan(known).mean()),
-            f"reward/{name}/flat_groups": float(len(known) - (spread > 1e-6).sum()),
+            f"reward/{name}/flat_groups": float(len(known) - speaks.sum()),
         }
     return metrics
 
@@ -38,6 +43,14 @@ def credit_metrics(credit: Credit, rewards: RewardTable) -> dict[str, float]:
         "credit/strength": float(credit.strength.nanmean()),
         "credit/conflict": float(torch.vmap(conflict)(credit.advantages).float().mean()),
         "credit/pareto_share": float(front.nanmean()),
+    }
+
+
+def sample_metrics(decoded: Decoded) -> dict[str, float]:
+    """Samples that nobody could score, and those of them that the decoder alone has lost."""
+    return {
+        "rollout/unusable": float((decoded.sampler | decoded.decoder).sum()),
+        "rollout/unusable_decoded": float(decoded.decoder.sum()),
     }
 
 

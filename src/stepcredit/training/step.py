@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
+from stepcredit.credit import spread
 from stepcredit.methods.base import Method
 from stepcredit.protocols import Policy, Progress, PromptSource, Update
 from stepcredit.records import Credit, Evidence, Key, Prompt, RewardBatch, RewardTable, Rollout, StepReport
 from stepcredit.rewards.suite import RewardSuite
-from stepcredit.rollout.engine import RollOut, count_unusable, decode, silent
+from stepcredit.rewards.usable import score_usable
+from stepcredit.rollout.decoding import Decoded, finished
+from stepcredit.rollout.engine import RollOut, silent
 from stepcredit.training.anchors import Anchors
-from stepcredit.training.metrics import cost, credit_metrics, reward_metrics
+from stepcredit.training.metrics import cost, credit_metrics, reward_metrics, sample_metrics
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,8 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
     prompts = parts.prompts.draw(parts.prompt_count, key)
 
     rollout = parts.roll_out(prompts, key, progress)
-    unusable = count_unusable(rollout)
-    micro_batch = parts.roll_out.micro_batch
-    rewards = score(parts.policy, parts.rewards, rollout, prompts, micro_batch=micro_batch, progress=progress)
+    decoded = finished(parts.policy, rollout, parts.roll_out.micro_batch)
+    rewards = score(parts.rewards, decoded, prompts, progress)
 
     # Whole groups, never parts of them: an advantage compares a sample with all of its siblings.
     credit = parts.method.credit(evidence_of(rollout, rewards, parts.objective_weights))
@@ -62,7 +64,7 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
         **reward_metrics(rewards),
         **credit_metrics(credit, rewards),
         **update.metrics,
-        "rollout/unusable": float(unusable),
+        **sample_metrics(decoded),
         "rollout/cut_prompts": float(parts.policy.cut_prompts),
         **cost(rollout, update),
     }
@@ -70,28 +72,20 @@ def step(parts: Parts, iteration: int, progress: Progress = silent) -> Step:
 
 
 def score(
-    policy: Policy,
-    rewards: RewardSuite,
-    rollout: Rollout,
-    prompts: Sequence[Prompt],
-    *,
-    micro_batch: int,
-    progress: Progress = silent,
+    rewards: RewardSuite, decoded: Decoded, prompts: Sequence[Prompt], progress: Progress = silent
 ) -> RewardTable:
-    """Decode the final latents and ask every reward; samples that are not finite get NaN.
+    """Ask every reward about the samples of these prompts; those that are not usable get NaN.
 
     `progress` hears of no pairs, again and again, while a reward of somebody else works: a hang can be interrupted.
     """
-    members = rollout.final.shape[1]
-    media = decode(policy, rollout.final.flatten(0, 1), micro_batch)
+    members = len(decoded.media) // len(prompts)
     repeated = tuple(prompt for prompt in prompts for _ in range(members))
     groups = tuple(group for group in range(len(prompts)) for _ in range(members))
     # One call for all samples: rewards such as diversity look at a group, and networks like full batches.
-    scores, problems = rewards.score(RewardBatch(media, repeated, groups, policy.fps), waiting=lambda: progress(0))
-    table = torch.from_numpy(scores).float().unflatten(0, (len(prompts), members))
-    # Decoded as black, which a scorer may well like.
-    broken = ~rollout.final.flatten(2).isfinite().all(-1).cpu()
-    return RewardTable(rewards.names, table.masked_fill(broken[..., None], torch.nan), problems)
+    batch = RewardBatch(decoded.media, repeated, groups, decoded.fps)
+    scores, problems = score_usable(rewards, batch, decoded.unusable, waiting=lambda: progress(0))
+    table = torch.from_numpy(scores).unflatten(0, (len(prompts), members))
+    return RewardTable(rewards.names, spread.in_float32(table), problems)
 
 
 def evidence_of(rollout: Rollout, rewards: RewardTable, weights: Sequence[float]) -> Evidence:

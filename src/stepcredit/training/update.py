@@ -13,6 +13,7 @@ from stepcredit.parts.objective import Objective
 from stepcredit.protocols import Observer, Policy, Progress
 from stepcredit.records import Answers, Credit, Key, Points, Queries, Rollout, UpdateReport
 from stepcredit.rollout.states import distinct, spread
+from stepcredit.training.finite import all_finite
 from stepcredit.training.tally import Tally
 
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
@@ -56,6 +57,7 @@ class Recompute:
             batch = _Batch(rollout, queries[rows], rows_in_mean=len(dealt), fresh=tally.optimiser_steps == 0)
             self._accumulate(batch, tally, progress, key.iteration)
             self.optimiser.step()
+        self._check_weights(key.iteration)
         return tally.report()
 
     def _deal(self, rows: int, key: Key) -> Iterator[Tensor]:
@@ -65,6 +67,15 @@ class Recompute:
         orders = [torch.randperm(rows, generator=generator) for _ in range(self.passes)]
         for order in orders:
             yield from order.tensor_split(self.updates)
+
+    def _check_weights(self, iteration: int) -> None:
+        """Once an iteration and not once a step: the answer has to be waited for on a device."""
+        if not all_finite(self.policy.parameters()):
+            raise NumericsError(
+                f"the optimiser steps of iteration {iteration} left weights that are not finite; nothing of them is "
+                "saved, checkpoints so far are whole. Lower optimiser.learning_rate or optimiser.max_gradient_norm, "
+                "or use policy.dtype float32"
+            )
 
     def _accumulate(self, batch: "_Batch", tally: Tally, progress: Progress, iteration: int) -> None:
         """Take the gradient of one optimiser step, and clip it."""

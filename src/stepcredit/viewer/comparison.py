@@ -33,7 +33,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 def _draw_score(axes: Axes, comparison: Comparison, k: int) -> None:
     costs = np.linspace(0, comparison.budget, _POINTS)
     for side, colour in zip(comparison.sides, _COLOURS * 9, strict=False):  # there may be more sides than colours
-        gains = [np.interp(costs, curve.costs, curve.means[:, k] - curve.means[0, k]) for curve in side.curves]
+        gains = [np.interp(costs, curve.costs, curve.gains[:, k]) for curve in side.curves]
         mean = np.mean(gains, axis=0)
         band = half_width(np.stack(gains))
         axes.plot(costs, mean, color=colour, label=f"{figures.name(side.name)} ({len(side.curves)} seeds)")

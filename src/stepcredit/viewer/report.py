@@ -108,9 +108,11 @@ def state(story: Story) -> str:
 
 def verdict(story: Story, rows: list[Difference]) -> list[str]:
     """What a stranger should know first, one sentence each."""
+    silent = [f"{silence}." for silence in story.run.silences()]
     if not rows:
-        return ["There is no look at held-out captions after training began yet, so nothing can be said."]
+        return [*silent, "There is no look at held-out captions after training began yet, so nothing can be said."]
     sentences = [
+        *silent,
         _moved_in_words("trained reward", [row for row in rows if row.name in story.run.trained]),
         _moved_in_words("held-out measure", [row for row in rows if row.name not in story.run.trained]),
     ]
@@ -162,14 +164,19 @@ def _moved_in_words(kind: str, rows: list[Difference]) -> str:
     """Such as: Of 3 trained rewards: a, b rose; c fell."""
     if not rows:
         return ""
-    names: dict[str, list[str]] = {"up": [], "down": [], "unclear": []}
+    names: dict[str, list[str]] = {"up": [], "down": [], "unclear": [], "unscored": []}
     for row in rows:
-        names[row.verdict].append(row.name)
+        names[row.verdict].append(f"{row.name} ({row.coverage})" if row.pictures and row.coverage else row.name)
     plural = kind if len(rows) == 1 else f"{kind}s"
     if len(names["up"]) == len(rows):
         every = {1: "The", 2: "Both"}.get(len(rows), f"All {len(rows)}")
         return f"{every} {plural} rose: {', '.join(names['up'])}."
-    words = {"up": "rose", "down": "fell", "unclear": "did not move beyond chance"}
+    words = {
+        "up": "rose",
+        "down": "fell",
+        "unclear": "did not move beyond chance",
+        "unscored": "could not be scored",
+    }
     parts = [f"{', '.join(names[verdict])} {word}" for verdict, word in words.items() if names[verdict]]
     if len(rows) == 1:
         return f"The {kind}: {parts[0]}."
@@ -186,6 +193,9 @@ def _problems(reader: RunReader) -> list[tuple[str, int, int]]:
     """Each distinct reason, how often, and when first."""
     seen: dict[str, tuple[int, int]] = {}
     for line in reader.problems():
-        count, first = seen.get(line["reason"], (0, line["iteration"]))
-        seen[line["reason"]] = (count + 1, first)
+        # Looks are numbered by the iterations that were finished, the base's by 0.
+        at_look = "look" in line
+        reason = f"held-out captions: {line['reason']}" if at_look else line["reason"]
+        count, first = seen.get(reason, (0, line["look"] if at_look else line["iteration"]))
+        seen[reason] = (count + 1, first)
     return [(reason, count, first) for reason, (count, first) in seen.items()]

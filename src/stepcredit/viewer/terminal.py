@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from stepcredit.evaluation.paired import Difference
+from stepcredit.evaluation.paired import Difference, HackingGap
 from stepcredit.files import screen
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.panels.steps import step_weights
@@ -31,17 +31,38 @@ def differences(rows: Sequence[Difference], trained: set[str], title: str = "hel
         column.justify = "right"
         column.no_wrap = True
     for row in rows:
+        kind = "trained" if row.name in trained else "held out"
+        if row.verdict == "unscored":
+            table.add_row(screen.name(row.name), kind, "-", "-", "-", "[yellow]could not be scored[/]")
+            continue
         colour = {"up": "green", "down": "red", "unclear": "default"}[row.verdict]
         table.add_row(
             screen.name(row.name),
-            "trained" if row.name in trained else "held out",
+            kind,
             f"{row.base:.4f}",
             f"{row.tuned:.4f}",
             # rich would take an interval in brackets for a colour
             f"{row.difference:+.4f} \\[{row.low:+.4f}, {row.high:+.4f}]",
-            f"[{colour}]{row.verdict}[/]",
+            f"[{colour}]{row.verdict}[/]{', ' * bool(row.coverage)}{row.coverage}",
         )
     return table
+
+
+def unscored(rows: Sequence[Difference]) -> list[str]:
+    """A sentence for each score that pictures lack, for below the table: reasons are longer than its cells."""
+    sentences: list[str] = []
+    for row in rows:
+        if row.coverage:
+            sentences.append(
+                f"{row.name} could be scored on {row.coverage}: {row.unscored_base} of the base and "
+                f"{row.unscored_tuned} of the tuned have no score. {row.reason}".rstrip()
+            )
+    return sentences
+
+
+def _warn(sentences: Sequence[str], console: Console) -> None:
+    for sentence in sentences:
+        console.print(f"[yellow]{screen.literal(sentence)}[/]", highlight=False, soft_wrap=True)
 
 
 def _table(title: str, *heads: str) -> Table:
@@ -54,23 +75,26 @@ def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
     """What `stepcredit evaluate` found: every score, kinds of captions, questions, hacking gap."""
     trained = set(RunReader(run).trained)
     title = f"{found['pictures']} pictures of {found['captions']} captions"
-    console.print(differences(_rows(found["rows"]), trained, title))
+    rows = _rows(found["rows"])
+    console.print(differences(rows, trained, title))
+    _warn(unscored(rows), console)
     if found["kinds"]:
         console.print(_kinds([row["name"] for row in found["rows"]], found["kinds"]))
     if found["questions"]:
         console.print(differences(_rows(found["questions"]), set(), "questions of the exact checker"))
     gap = found["hacking_gap"]
     if gap:
+        coverage = HackingGap.read(gap).coverage
         console.print(
             f"hacking gap {gap['gap']:+.2f} standard deviations [{gap['low']:+.2f}, {gap['high']:+.2f}]: "
-            f"trained rewards {gap['trained']:+.2f}, held out {gap['held_out']:+.2f}",
+            f"trained rewards {gap['trained']:+.2f}, held out {gap['held_out']:+.2f}{', ' * bool(coverage)}{coverage}",
             highlight=False,
             markup=False,
         )
 
 
 def _rows(stored: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    return [Difference(**row) for row in stored]
+    return [Difference.read(row) for row in stored]
 
 
 def _kinds(names: Sequence[str], kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
@@ -79,7 +103,7 @@ def _kinds(names: Sequence[str], kinds: Mapping[str, Sequence[Mapping[str, Any]]
     for name in names:
         table.add_column(screen.name(name), justify="right")
     for kind, rows in kinds.items():
-        gains = {row["name"]: f"{row['difference']:+.3f}" for row in rows}
+        gains = {row.name: f"{row.difference:+.3f}" for row in _rows(rows) if row.verdict != "unscored"}
         table.add_row(screen.name(kind), *(gains.get(name, "") for name in names))
     return table
 
@@ -94,6 +118,7 @@ def show(run: RunReader, console: Console) -> None:
         console.print(screen.literal(sentence), highlight=False)
     if rows:
         console.print(differences(rows, set(run.trained)))
+        _warn(unscored(rows), console)
     console.print(Group(*(_curve(name, story) for name in run.trained)))
     if story.credits:
         console.print(credit_map(story))

@@ -37,11 +37,13 @@ def _gains(story: Story, spreads: Mapping[str, float]) -> Panel:
             story.colour(row.name),
         )
         for row in story.differences()
-        if spreads[row.name] > 0  # a score that is the same for all pictures has no unit
+        # a score that is the same for all pictures has no unit, and one that no picture has no gain
+        if spreads[row.name] > 0 and row.verdict != "unscored"
     ]
     return Panel(
         "Gains over the base",
-        "in standard deviations of the base's samples, with 95 % intervals over captions",
+        "in standard deviations of the base's samples, with 95 % intervals over captions"
+        + "".join(f"; {row.name} on {row.coverage}" for row in story.differences() if row.coverage),
         charts.intervals(rows, alt="gain of every score over the base", x_label="gain in standard deviations")
         if rows
         else charts.empty("no gains yet"),
@@ -64,7 +66,8 @@ def _gap_over_time(story: Story, base: Look) -> list[Panel]:
         Panel(
             "Hacking gap",
             "mean gain of the trained rewards and of what was held out; when the first rises and the second does "
-            "not, rewards are won and pictures are not",
+            "not, rewards are won and pictures are not"
+            + "".join(f"; after {iteration}: {gap.coverage}" for iteration, gap in known.items() if gap.coverage),
             charts.lines(
                 lines,
                 alt="mean gain of trained and of held-out scores over iterations",

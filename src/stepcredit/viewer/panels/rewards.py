@@ -23,9 +23,17 @@ def _curve(story: Story, name: str) -> Panel:
         lines.append(Line("held-out captions", iterations, means, story.colour(name), dots=True))
     return Panel(
         name,
-        f"{'trained on' if trained else 'never trained on'}; the line is the base model on the same held-out captions",
+        f"{'trained on' if trained else 'never trained on'}; the line is the base model on the same held-out captions"
+        + "".join(_uncovered(story, name)),
         charts.lines(lines, alt=f"{name} over iterations", x_label="iteration", reference=base),
     )
+
+
+def _uncovered(story: Story, name: str) -> list[str]:
+    """Points of the held-out curve that are means over fewer pictures than others, and do not compare with them."""
+    looks = [look for look in [story.base, *story.looks] if look is not None and name in look.names]
+    sizes = [(look.iteration, look.unscored()[name], len(look.rows)) for look in looks]
+    return [f"; after {at} only {total - missing} of {total} pictures" for at, missing, total in sizes if missing]
 
 
 def _training(story: Story, name: str) -> list[Line]:
