@@ -540,7 +540,7 @@ def test_the_result_is_that_of_the_first_and_the_last_look(tmp_path, monkeypatch
     on_fakes(monkeypatch)
     done = begin(tmp_path / "run")
     run = RunReader(done.folder)
-    wanted = summarise(run.look(0), run.look(TOTAL), ["brightness", "contrast"])
+    wanted = {**summarise(run.look(0), run.look(TOTAL), ["brightness", "contrast"]), "silent": []}
     assert run.result() == json.loads(json.dumps(wanted))
     assert [row.name for row in done.rows] == ["brightness", "contrast", "constant"]
     assert done.rows == compare(run.look(0), run.look(TOTAL))

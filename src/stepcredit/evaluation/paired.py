@@ -43,7 +43,7 @@ class Difference:
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Difference":
         """A row of result.json, in which null stands for NaN."""
-        numbers = {name: math.nan if stored[name] is None else stored[name] for name in _NUMBERS}
+        numbers = {name: math.nan if stored[name] is None else float(stored[name]) for name in _NUMBERS}
         return cls(**{**stored, **numbers})
 
     @property
