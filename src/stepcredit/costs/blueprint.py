@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepcredit.errors import WeightsError
 from stepcredit.policies.family import Family
-from stepcredit.policies.loading import check_family, explain, local_or_hub
+from stepcredit.policies.loading import explain, local_or_hub
 from stepcredit.policies.published import Config, Published
 from stepcredit.settings.policies import PolicySettings
 
