@@ -97,8 +97,8 @@ def judge_gives_its_known_score() -> Finding:
     if not abs(score - KNOWN_SCORE) < TOLERANCE:
         return Finding(
             False,
-            f"the embedded CLIP scores a drawn picture with {score:.4f}, wanted {KNOWN_SCORE:.4f}: transformers loads or "
-            "computes it wrongly; pip install --upgrade stepcredit",
+            f"the embedded CLIP scores a drawn picture with {score:.4f}, wanted {KNOWN_SCORE:.4f}: transformers loads "
+            "or computes it wrongly; pip install --upgrade stepcredit",
         )
     return Finding(True, f"embedded CLIP gives its known score, {score:.4f}")
 
@@ -109,8 +109,8 @@ def policy_gives_its_known_velocity() -> Finding:
     if not abs(size - KNOWN_SIZE) < TOLERANCE:
         return Finding(
             False,
-            f"the embedded generator's velocity has size {size:.4f}, wanted {KNOWN_SIZE:.4f}: diffusers or transformers "
-            "loads or computes it wrongly; pip install --upgrade stepcredit",
+            f"the embedded generator's velocity has size {size:.4f}, wanted {KNOWN_SIZE:.4f}: diffusers or "
+            "transformers loads or computes it wrongly; pip install --upgrade stepcredit",
         )
     return Finding(True, f"embedded generator gives its known velocity, of size {size:.4f}")
 

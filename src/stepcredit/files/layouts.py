@@ -17,7 +17,7 @@ _SAVE_AGAIN = "load it where it was trained"
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of one kind, e.g. `Layout(r"^visual\\.", "an open_clip checkpoint", "convert it")`."""
+    """Names of one kind, e.g. `Layout("^double_blocks", "FLUX in its authors' own layout", "make a folder of it")`."""
 
     names: str
     """A pattern that is searched for in the names."""

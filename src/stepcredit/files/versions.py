@@ -1,7 +1,7 @@
 """Are the installed packages as new as this one needs? No torch, and no package is imported to find out.
 
-Pip takes care of that when it installs; what comes after it - another environment, a forced version - does not. Releases
-below a floor are known to give wrong numbers in silence, so they are an error and no warning.
+Pip takes care of that when it installs; what comes after it - another environment, a forced version - does not.
+Releases below a floor are known to give wrong numbers in silence, so they are an error and no warning.
 """
 
 import re

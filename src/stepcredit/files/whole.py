@@ -1,7 +1,7 @@
 """Parts of models, loaded with every tensor from their files, or not at all.
 
-diffusers and transformers draw a tensor that is not in a file at random, leave out one that fits nowhere, and only warn.
-Both report what they did; here the report decides. What may be in it is `HARMLESS`, each entry with its reason.
+diffusers and transformers draw a tensor that is not in a file at random, leave out one that fits nowhere, and only
+warn. Both report what they did; here the report decides. What may be in it is `HARMLESS`, each entry with its reason.
 """
 
 import json
@@ -27,8 +27,8 @@ HARMLESS: Mapping[str, str] = {
     r"^text_projection\.": "the last layer of a CLIP, where only the states before it are read",
     r"^logit_scale$": "the temperature of a CLIP's training, where only one half of it is used",
 }
-"""Names of tensors that a file may hold although the network has no place for them, and why nothing is lost. There is no
-such list of tensors that a file may lack: what is tied to another or made anew is not reported as missing."""
+"""Names of tensors that a file may hold although the network has no place for them, and why nothing is lost. There is
+no such list of tensors that a file may lack: what is tied to another or made anew is not reported as missing."""
 _SHOWN = 3  # tensors that an error names
 
 

@@ -29,7 +29,7 @@ INDEX = "model_index.json"
 
 
 def load_pipeline(settings: PolicySettings, family: type[Family[Any]]) -> Any:
-    """A whole pipeline on the CPU: every part of it comes from its files, tensor by tensor, in the dtype it was asked in.
+    """A whole pipeline on the CPU: every tensor of it comes from its files, in the dtype that was asked.
 
     What can be seen in the names of files and tensors is refused before the first part is loaded.
     """

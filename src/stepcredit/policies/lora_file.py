@@ -49,7 +49,7 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Start:
-    """A LoRA that one network goes on from, e.g. `Start(Path("lora.safetensors"), {"blocks.0.attn.to_q": matrices})`."""
+    """A LoRA that one network goes on from, e.g. `Start(Path("lora.safetensors"), {"blocks.0.to_q": matrices})`."""
 
     file: Path
     modules: Mapping[str, Matrices]
@@ -101,8 +101,8 @@ def starts(
             by_file[file] = Start(file, modules)
     if not by_file:
         raise WeightsError(
-            f"policy.surface.start is {surface.start}, where there is no LoRA; give a .safetensors file, or a folder with "
-            f"{NAME} as `stepcredit export` writes it, or one of peft"
+            f"policy.surface.start is {surface.start}, where there is no LoRA; give a .safetensors file, or a folder "
+            f"with {NAME} as `stepcredit export` writes it, or one of peft"
         )
     return {name: by_file[file] for name, file in files.items() if file in by_file}
 

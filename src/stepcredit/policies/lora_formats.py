@@ -1,7 +1,7 @@
 """LoRA files of other programs, made into diffusers' format: by diffusers' own converters, or refused by their name.
 
-Formats are told by the names of tensors, so the true cause is there before a base is loaded. A converter that puts alpha
-into the matrices and one that hands it back are both understood: what counts is scale * B A.
+Formats are told by the names of tensors, so the true cause is there before a base is loaded. A converter that puts
+alpha into the matrices and one that hands it back are both understood: what counts is scale * B A.
 """
 
 import json
@@ -63,7 +63,7 @@ def standard(path: Path, stored: Stored, prefix: str, converter: Callable[[], Co
         return stored
     if kind in _NOT_LOW_RANK:
         raise WeightsError(
-            f"{path} is {kind}: more than one pair of matrices a module, which cannot go on as a LoRA; wanted a plain LoRA"
+            f"{path} is {kind}: more than one pair of matrices a module, which cannot go on as one; wanted a plain LoRA"
         )
     if kind == "peft":
         return _from_peft(path, tensors, prefix)
@@ -85,8 +85,8 @@ def _refuse_text_encoders(path: Path, kind: str, tensors: Mapping[str, Any]) -> 
     encoders = [name for name in tensors if name.startswith("text_encoder")]
     if encoders:
         raise WeightsError(
-            f"{path} is in the format of {kind} and also changes text encoders ({encoders[0]}), which are not trained here; "
-            "give a LoRA of the network alone"
+            f"{path} is in the format of {kind} and also changes text encoders ({encoders[0]}), which are not trained "
+            "here; give a LoRA of the network alone"
         )
 
 
@@ -128,8 +128,8 @@ def _from_peft(path: Path, tensors: Mapping[str, Tensor], prefix: str) -> Stored
         notes: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(
-            f"{path} is in the format of peft and has no {PEFT_CONFIG} beside it, which holds its alpha; give the whole "
-            "folder"
+            f"{path} is in the format of peft and has no {PEFT_CONFIG} beside it, which holds its alpha; give the "
+            "whole folder"
         ) from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{place} cannot be read ({error}); copy it again") from None

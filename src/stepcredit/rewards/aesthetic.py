@@ -27,8 +27,8 @@ class Aesthetic:
         shapes = (tuple(self._weight.shape), tuple(self._bias.shape))
         if shapes != ((1, width), (1,)):
             raise WeightsError(
-                f"{head} has weight {shapes[0]} and bias {shapes[1]}, wanted {(1, width)} and (1,): it belongs to another "
-                "CLIP; check `weights` and `head`"
+                f"{head} has weight {shapes[0]} and bias {shapes[1]}, wanted {(1, width)} and (1,): it belongs to "
+                "another CLIP; check `weights` and `head`"
             )
 
     def score(self, batch: RewardBatch) -> RewardOutput:
