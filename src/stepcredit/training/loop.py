@@ -16,10 +16,12 @@ from stepcredit.protocols import Policy, Progress, PromptSource, Questions, Trac
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.records import RewardTable
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.runs import looks
 from stepcredit.runs.folder import RunFolder
+from stepcredit.runs.ground import Ground
 from stepcredit.runs.looks import Look, Weights
 from stepcredit.training import checkpoint
-from stepcredit.training.checkpoint import Counters
+from stepcredit.training.checkpoint import Counters, Standing
 from stepcredit.training.interrupt import Interrupt, Stopped
 from stepcredit.training.step import Parts, Step, step
 
@@ -41,7 +43,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Loop:
-    """A run: its recipe and parts, how it is evaluated, where it is written, who is told."""
+    """A run: its recipe and parts, how it is evaluated, where it is written, who is told, and what it stands on."""
 
     recipe: Recipe
     parts: Parts
@@ -50,6 +52,7 @@ class Loop:
     trackers: Sequence[Tracker]
     progress: Progress
     interrupt: Interrupt
+    ground: Ground
 
     def run(self, start: Counters, base: Look | None = None) -> list[Difference] | None:
         """Train from `start` to the recipe's end; returns base against tuned, or None if it was interrupted.
@@ -175,6 +178,7 @@ class Loop:
             iteration=finished,
             silent=silent,
             held_out=means,
+            standing=Standing(self.ground, self.folder.extents(), looks.seal(self.folder.path / "samples" / "000000")),
         )
         checkpoint.prune(self.folder.checkpoints, keep=output.keep, best=output.keep_best)
 

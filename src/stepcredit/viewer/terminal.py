@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepcredit.evaluation.paired import Difference
+from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.panels.steps import step_weights
 from stepcredit.viewer.panels.story import Story
@@ -92,6 +93,8 @@ def show(run: RunReader, console: Console) -> None:
     console.print(f"[bold]{escape(run.method)}[/] {where}", soft_wrap=True)
     for sentence in verdict(story, rows):
         console.print(sentence, highlight=False)
+    for note in notes(run):
+        console.print(note, style="yellow", highlight=False, markup=False)
     if rows:
         console.print(differences(rows, set(run.trained)))
     console.print(Group(*(_curve(name, story) for name in run.trained)))
