@@ -31,6 +31,7 @@ from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.ground import Ground
 from stepcredit.runs.looks import Look
+from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import FORMAT, RunReader
 from stepcredit.settings.keys import RESUMABLE
 from stepcredit.tracking.console import ConsoleTracker
@@ -119,16 +120,15 @@ def go_on(
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
         ground = ground_of(recipe, parts.prompts, evaluator)
-        # Without any checkpoint it was stopped before its first one, and begins anew with what is there today.
-        start = Counters(0)
-        base = None
+        returning = Return(recipe, parts, evaluator, folder, console)
         if checkpoint.listed(folder.checkpoints):
-            returning = Return(recipe, parts, evaluator, folder, console)
             start, base = returning.put_back(ground, accept_changes=accept_changes)
         else:
-            folder.rewind(-1)
+            start, base = returning.begin_anew()
             _begin(folder, recipe, evaluator)
         folder.write_recipe(to_yaml(recipe))
+        for note in notes(RunReader(folder.path)):
+            returning.say(note)
         console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)
         return _run(recipe, parts, evaluator, folder, console, ground, start, base)
     finally:

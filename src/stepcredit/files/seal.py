@@ -27,6 +27,14 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, KEY: digest_of(record)}
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A table that was sealed, or that an older version wrote without a seal; ValueError if it is neither."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict):
+        raise ValueError("it holds no table")
+    return opened(stored)
+
+
 def opened(record: Mapping[str, Any]) -> dict[str, Any]:
     """A sealed record without its digest; one of an older version, which has none, as it is.
 

@@ -13,7 +13,7 @@ from stepcredit.errors import RunError
 
 FOLDERS = ("samples", "checkpoints", "credit", "evaluations")
 FILES = ("run.yaml", "environment.json", "metrics.jsonl", "problems.jsonl", "changes.jsonl", "result.json", ".lock")
-_LEFT = re.compile(r"\..+\.(writing|removed)|\d{6,}\.safetensors\.writing")  # the second as versions up to 0.2 wrote it
+_LEFT = r"\..+\.(?:writing|removed)|\d{6,}\.safetensors\.writing"  # the second as versions up to 0.2 wrote it
 
 
 def numbered(folder: Path, suffix: str = "") -> dict[int, Path]:
@@ -39,7 +39,7 @@ def matching(folder: Path, pattern: str) -> list[tuple[Path, Sequence[str]]]:
 
 def leftovers(folder: Path) -> list[Path]:
     """What processes that were killed here had not finished writing or removing."""
-    return [path for path, _ in matching(folder, _LEFT.pattern)]
+    return [path for path, _ in matching(folder, _LEFT)]
 
 
 def remove(path: Path) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from stepcredit.errors import RunError
 from stepcredit.files import media
-from stepcredit.files.seal import KEY, digest, opened, sealed
+from stepcredit.files.seal import KEY, digest, read_json, sealed
 from stepcredit.files.text import new_beside
 from stepcredit.runs import entries
 
@@ -127,7 +127,7 @@ def _line(snapshot: Look, index: int) -> dict[str, Any]:
 def read(folder: Path, *, pictures: bool = True) -> Look:
     """The look as it was written."""
     try:
-        about = opened(json.loads((folder / "look.json").read_text(encoding="utf-8")))
+        about = read_json(folder / "look.json")
         _check_files(folder, about, pictures=pictures)
         text = (folder / "scores.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]  # a prompt may hold U+2028

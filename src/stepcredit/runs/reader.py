@@ -14,7 +14,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from stepcredit.errors import RunError
-from stepcredit.files.seal import digest_of, is_as_sealed, opened
+from stepcredit.files.seal import digest_of, is_as_sealed, read_json
 from stepcredit.runs import entries, looks
 from stepcredit.runs.log import read_lines
 from stepcredit.runs.looks import Look
@@ -92,15 +92,11 @@ class RunReader:
         """Versions, commit, device, reward fingerprints."""
         path = self.path / "environment.json"
         try:
-            environment = json.loads(path.read_text(encoding="utf-8"))
-            environment = opened(environment) if isinstance(environment, dict) else environment
+            return read_json(path)
         except FileNotFoundError:
             raise RunError(f"{self.path} is half-written: it has no environment.json; train again") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}; train again") from None
-        if not isinstance(environment, dict):
-            raise RunError(f"{path} is damaged: it holds no table; train again")
-        return environment
 
     @property
     def method(self) -> str:
@@ -191,10 +187,7 @@ class RunReader:
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(stored, dict):
-                raise ValueError("it holds no table")
-            return opened(stored)
+            return read_json(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

@@ -12,8 +12,8 @@ from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs import ground, looks
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.ground import Ground
+from stepcredit.runs.log import whole_lines
 from stepcredit.runs.looks import Look
-from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import RunReader
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters, Standing
@@ -38,7 +38,7 @@ class Return:
         """
         path, passed = checkpoint.newest(self.folder.checkpoints)
         for sentence in passed:
-            self._say(f"{sentence}; going on from {path.name} instead")
+            self.say(f"{sentence}; going on from {path.name} instead")
         numbers = checkpoint.counters(path)
         self._check_length(numbers)
         before = checkpoint.standing(path)
@@ -55,9 +55,15 @@ class Return:
         self.folder.rewind(start.iteration, mend=accept_changes and (before is None or bool(harmed)))
         if moved or harmed:
             self.folder.accept(start.iteration, [*moved, *harmed])
-        for note in notes(RunReader(self.folder.path)):
-            self._say(note)
         return start, base
+
+    def begin_anew(self) -> tuple[Counters, None]:
+        """A run that was stopped before its first checkpoint starts again, with what is there today, base included."""
+        lines = whole_lines(self.folder.path / "metrics.jsonl")
+        if lines:
+            self.say(f"there is no checkpoint: the run begins anew, and {len(lines)} iterations are computed again")
+        self.folder.rewind(-1, mend=True)
+        return Counters(0), None
 
     def _check_length(self, numbers: Counters) -> None:
         if numbers.iteration > self.recipe.training.iterations:
@@ -77,14 +83,14 @@ class Return:
     def _tell(self, before: Standing | None, now: Ground) -> None:
         """What is no reason to refuse."""
         if before is None:
-            self._say(
+            self.say(
                 "the checkpoint is of an older version: whether recipe, prompts, rewards, weights and versions are "
                 "those of before could not be checked"
             )
             return
         remarks = ground.remarks(before.ground, now)
         if remarks:
-            self._say(f"last digits may differ from those of an uninterrupted run: {'; '.join(remarks)}")
+            self.say(f"last digits may differ from those of an uninterrupted run: {'; '.join(remarks)}")
 
     def _base(self, before: Standing | None) -> Look:
         """The look at the base as it was written; drawn again where it is not there any more as it was."""
@@ -98,12 +104,13 @@ class Return:
 
     def _draw_base(self, reason: str) -> Look:
         """The look at the base with the parts as they are before training."""
-        self._say(f"the look at the base is drawn again, from the weights before training: {reason}")
+        self.say(f"the look at the base is drawn again, from the weights before training: {reason}")
         evaluation = self.recipe.evaluation
         base = look(self.parts.policy, self.recipe, self.evaluator, iteration=0, weights="base")
         watched = held_out.watched(self.evaluator.prompts, count=evaluation.count, watch=evaluation.watch)
         self.folder.look(base, watched)
         return base
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
+        """Tell whoever goes on with the run."""
         self.console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True, highlight=False)
