@@ -5,8 +5,8 @@
 
 A command may print what it prints for a whole run, or refuse with a sentence (exit code 2), or print something else
 with a sentence that says what is not as it was. It may neither end in a traceback nor print other numbers without a
-word. `show`, `report`, `compare` and `evaluate` are asked about a finished run, and `train --resume` goes on with one that
-was killed before its end; what is trained then must be what an undamaged run trains, unless something is said.
+word. `show`, `report`, `compare` and `evaluate` are asked about a finished run, and `train --resume` goes on with one
+that was killed before its end; what is trained then must be what an undamaged run trains, unless something is said.
 """
 
 import argparse

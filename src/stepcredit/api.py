@@ -123,10 +123,10 @@ def go_on(
         returning = Return(recipe, parts, evaluator, folder, console)
         if checkpoint.listed(folder.checkpoints):
             start, base = returning.put_back(ground, accept_changes=accept_changes)
+            folder.write_recipe(to_yaml(recipe))
         else:
             start, base = returning.begin_anew()
             _begin(folder, recipe, evaluator)
-        folder.write_recipe(to_yaml(recipe))
         for note in notes(RunReader(folder.path)):
             returning.say(note)
         console.print(f"going on with {folder.path} after {start.iteration} iterations", highlight=False, markup=False)

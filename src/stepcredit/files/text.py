@@ -21,6 +21,7 @@ def write_text(path: Path, text: str, *, advice: str = _AGAIN) -> None:
             file.write(text)
         os.replace(writing, path)
     except OSError as error:
+        writing.unlink(missing_ok=True)  # often the disk is full: what was half written is the first to go
         raise RunError(f"{path} could not be written ({error}); {advice}") from error
 
 

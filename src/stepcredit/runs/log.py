@@ -71,7 +71,9 @@ def rewrite(path: Path, belongs: Callable[[Mapping[str, Any]], bool], *, mend: b
     if not mend:
         pairs = zip(whole_lines(path), read_lines(path), strict=True)
         return "".join(f"{line}\n" for line, record in pairs if belongs(record))
-    ordered = sorted(_readable(path), key=lambda record: record["iteration"])  # those of one iteration stay as they stand
+    ordered = sorted(
+        _readable(path), key=lambda record: record["iteration"]
+    )  # those of one iteration stay as they stand
     return "".join(sealed_line(record) for record in ordered if belongs(record))
 
 
