@@ -79,8 +79,8 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
     try:
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
-        _begin(folder, recipe, evaluator)
         ground = ground_of(recipe, parts.prompts, evaluator)
+        _begin(folder, recipe, evaluator)
         return _run(recipe, parts, evaluator, folder, console or Console(), ground)
     finally:
         folder.release()

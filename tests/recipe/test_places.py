@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import make_recipe
-from stepcredit.recipe.load import load_recipe, to_yaml
+from stepcredit.recipe.load import DEFAULT, load_recipe, to_yaml
 
 
 @pytest.fixture
@@ -22,11 +21,11 @@ def here(tmp_path, monkeypatch):
 
 PATHS = {
     "prompts": lambda path: {"type": "file", "path": path},
-    "evaluation": lambda path: {"prompts": {"type": "file", "path": path}},
+    "evaluation": lambda path: {"count": 8, "prompts": {"type": "file", "path": path}},
     "policy": lambda path: {"type": "flux", "resolution": 8, "weights": path},
     "policy.surface": lambda path: {"type": "flux", "resolution": 8, "surface": {"type": "lora", "start": path}},
     "rewards": lambda path: [{"type": "clip_t", "weights": path}],
-    "held_out": lambda path: [{"type": "aesthetic", "head": path}],
+    "held_out": lambda path: [{"type": "aesthetic", "name": "own", "head": path}],
     "tracking": lambda path: [{"type": "tensorboard", "folder": path}],
 }
 
@@ -37,19 +36,19 @@ PATHS = {
     [("models/flux", "models/flux"), ("./models/../head.safetensors", "head.safetensors"), ("~/clip", "home/clip")],
 )
 def test_a_path_that_is_read_is_written_down_absolute(here, section, path, wanted):
-    recipe = make_recipe(**{section.partition(".")[0]: PATHS[section](path)})
+    recipe = load_recipe(DEFAULT, {section.partition(".")[0]: PATHS[section](path)})
     assert str(here / wanted) in to_yaml(recipe)
 
 
 def test_a_run_finds_its_files_from_another_folder(here, monkeypatch):
-    (here / "run.yaml").write_text(to_yaml(make_recipe(prompts={"type": "file", "path": "prompts.txt"})))
+    (here / "run.yaml").write_text(to_yaml(load_recipe(DEFAULT, {"prompts": PATHS["prompts"]("prompts.txt")})))
     monkeypatch.chdir(here / "home")
     assert load_recipe(here / "run.yaml").prompts.path == here / "prompts.txt"
 
 
 @pytest.mark.parametrize("name", ["scenes", "black-forest-labs/FLUX.1-dev", "models/nothing-here"])
 def test_hub_ids_and_the_embedded_models_keep_their_names(here, name):
-    recipe = make_recipe(policy=PATHS["policy"](name), rewards=PATHS["rewards"](name))
+    recipe = load_recipe(DEFAULT, {"policy.weights": name, "rewards": PATHS["rewards"](name)})
     assert recipe.policy.weights == recipe.rewards[0].weights == name
 
 
@@ -57,5 +56,5 @@ def test_hub_ids_and_the_embedded_models_keep_their_names(here, name):
     ("folder", "wanted"), [("~/runs/first", "home/runs/first"), ("runs/first", None), ("/tmp/a~b", None)]
 )
 def test_the_run_folder_may_be_at_home_and_is_else_as_it_is_said(here, folder, wanted):
-    recipe = make_recipe(output={"folder": folder})
+    recipe = load_recipe(DEFAULT, {"output.folder": folder})
     assert recipe.folder == (Path(folder) if wanted is None else here / wanted)

@@ -208,7 +208,7 @@ class RunFolder:
             }
             for number, problem in enumerate(problems)
         ]
-        self._append("problems.jsonl", lines)
+        self._append("problems.jsonl", lines, lasting=bool(lines))  # a checkpoint says how far they go
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass  # a look has them already

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from stepcredit.runs import entries
-from stepcredit.runs.layout import setting
 from stepcredit.runs.reader import RunReader
 
 _MOST = 8  # numbers in a sentence
@@ -77,8 +76,8 @@ def _looks(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _credits(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
-    every = setting(run.recipe, "output.credit_every")
-    wanted = [line["iteration"] for line in lines if line["iteration"] % every == 0]
+    every = run.recipe.get("output", {}).get("credit_every", 0)
+    wanted = [line["iteration"] for line in lines if every and line["iteration"] % every == 0]
     missing = sorted(set(wanted) - set(run.credits()))
     return [f"credit/ lacks {_named('iteration', missing)}."] if missing else []
 

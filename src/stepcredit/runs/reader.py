@@ -96,7 +96,7 @@ class RunReader:
         except FileNotFoundError:
             raise RunError(f"{self.path} is half-written: it has no environment.json; train again") from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}; train again") from None
+            raise RunError(f"{path} cannot be read: {error}; put it back from a copy, or train again") from None
 
     @property
     def method(self) -> str:
