@@ -48,7 +48,7 @@ WORDS = re.compile(
 """What a command says where something is not as it was."""
 UNREAD = (".lock", "report.html", "before_after.png")
 """Files that no command takes anything from: damaged or not, nothing changes."""
-Damage = Callable[[Path, random.Random], None]
+Damage = Callable[[Path, random.Random], object]
 
 
 def cut(share: float) -> Damage:

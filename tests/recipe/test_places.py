@@ -43,13 +43,13 @@ def test_a_path_that_is_read_is_written_down_absolute(here, section, path, wante
 def test_a_run_finds_its_files_from_another_folder(here, monkeypatch):
     (here / "run.yaml").write_text(to_yaml(load_recipe(DEFAULT, {"prompts": PATHS["prompts"]("prompts.txt")})))
     monkeypatch.chdir(here / "home")
-    assert load_recipe(here / "run.yaml").prompts.path == here / "prompts.txt"
+    assert load_recipe(here / "run.yaml").model_dump()["prompts"]["path"] == here / "prompts.txt"
 
 
 @pytest.mark.parametrize("name", ["scenes", "black-forest-labs/FLUX.1-dev", "models/nothing-here"])
 def test_hub_ids_and_the_embedded_models_keep_their_names(here, name):
     recipe = load_recipe(DEFAULT, {"policy.weights": name, "rewards": PATHS["rewards"](name)})
-    assert recipe.policy.weights == recipe.rewards[0].weights == name
+    assert recipe.policy.weights == recipe.model_dump()["rewards"][0]["weights"] == name
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _write_into(writing: Path, snapshot: Look, pictured: Collection[int]) -> Non
     lines = [_line(snapshot, index) for index in range(len(snapshot.rows))]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (writing / "scores.jsonl").write_text(text, encoding="utf-8")
-    about = {
+    about: dict[str, Any] = {
         "iteration": snapshot.iteration,
         "weights": snapshot.weights,
         "names": snapshot.names,
