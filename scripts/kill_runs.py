@@ -246,7 +246,9 @@ def timeless_metrics(run: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without the seconds, which nobody can repeat."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        for name in [name for name in line if name.startswith("time/")]:
+        for name in [
+            name for name in line if name.startswith("time/") or name == "seal"
+        ]:  # which is of the seconds, too
             del line[name]
     return lines
 
@@ -269,7 +271,8 @@ def content(path: Path) -> object:
         with safe_open(path, framework="numpy") as file:
             return file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
     if path.name == "state.json":
-        return {key: value for key, value in json.loads(path.read_text()).items() if key not in ("files", "sha256")}
+        timed = ("files", "sha256", "standing")  # digests of files that hold seconds
+        return {key: value for key, value in json.loads(path.read_text()).items() if key not in timed}
     return path.read_bytes()
 
 

@@ -119,7 +119,7 @@ def numbers(run: Path) -> dict[str, np.ndarray | bytes]:
     for line in (run / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
         for key, value in values.items():
-            if key != "time/seconds":
+            if key not in ("time/seconds", "seal"):  # a line's seal is of its seconds, too
                 content[f"metrics/{values['iteration']}/{key}"] = np.array(np.nan if value is None else value)
     last = sorted((run / "checkpoints").iterdir())[-1]
     for path in [*run.glob("credit/*.safetensors"), *last.rglob("*.safetensors")]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 from torch import Tensor
 
-from stepcredit.build import build_evaluator, build_parts, build_policy, build_rewards, build_trackers
+from stepcredit.build import build_evaluator, build_parts, build_policy, build_rewards, build_trackers, ground_of
 from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
@@ -20,8 +20,9 @@ from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.exporting.export import export as export
 from stepcredit.files import screen
 from stepcredit.files.media import suffix
+from stepcredit.files.seal import sealed
 from stepcredit.files.streams import unbroken
-from stepcredit.files.text import write_json
+from stepcredit.files.text import resume_line, write_json
 from stepcredit.policies.generator import Generator, device_of
 from stepcredit.policies.guided import Guided
 from stepcredit.protocols import Policy
@@ -30,9 +31,11 @@ from stepcredit.recipe.load import DEFAULT, changed_keys, load_recipe, to_yaml
 from stepcredit.recipe.recipe import Recipe
 from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
+from stepcredit.runs.ground import Ground
 from stepcredit.runs.looks import Look
+from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import FORMAT, RunReader
-from stepcredit.settings.keys import INCIDENTAL
+from stepcredit.settings.keys import RESUMABLE
 from stepcredit.tracking.console import ConsoleTracker
 from stepcredit.training import checkpoint
 from stepcredit.training.checkpoint import Counters
@@ -40,13 +43,13 @@ from stepcredit.training.interrupt import Interrupt
 from stepcredit.training.last_metre import attempt
 from stepcredit.training.looking import Evaluator, look
 from stepcredit.training.loop import Loop
+from stepcredit.training.resume import Return
 from stepcredit.training.step import Parts
 from stepcredit.viewer import report
 from stepcredit.viewer.live import LiveReport
 from stepcredit.viewer.terminal import differences, unscored
 
-RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
-"""Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
+_AT_THE_BEGINNING = Counters(0)
 
 
 @dataclass(frozen=True)
@@ -80,27 +83,36 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
     try:
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
-        stood_on = {"format": FORMAT, **describe(), "rewards": evaluator.rewards.fingerprints()}
-        folder.write_json("environment.json", stood_on)
-        folder.write_text("run.yaml", to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
-        return _run(recipe, parts, evaluator, folder, console or Console(), Counters(0), None)
+        ground = ground_of(recipe, parts.prompts, evaluator)
+        _begin(folder, recipe, evaluator)
+        return _run(recipe, parts, evaluator, folder, console or Console(), ground)
     finally:
         folder.release()
 
 
-def resume(run: str | Path, *, console: Console | None = None, **settings: object) -> Run:
+def _begin(folder: RunFolder, recipe: Recipe, evaluator: Evaluator) -> None:
+    """What makes a folder a run."""
+    stood_on = {"format": FORMAT, **describe(), "rewards": evaluator.rewards.fingerprints()}
+    folder.write_json("environment.json", stood_on)
+    folder.write_recipe(to_yaml(recipe))  # last: from here on it is a run, and can be gone on with
+
+
+def resume(run: str | Path, *, accept_changes: bool = False, console: Console | None = None, **settings: object) -> Run:
     """Go on with a run that stopped, from its newest whole checkpoint, as if nothing had happened.
 
-    Settings may change what `RESUMABLE` names.
+    Settings may change what `RESUMABLE` names. Where something else is not as it was - the recipe, prompts, rewards,
+    weights, versions, or the run's own logs - this is a RunError that names it; with `accept_changes` the run goes on,
+    and what was accepted is written into it.
     """
-    return go_on(Path(run), settings, console or Console())
+    return go_on(Path(run), settings, console or Console(), accept_changes=accept_changes)
 
 
-def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Console) -> Run:
+def go_on(
+    run: Path, settings: Mapping[str, object] | Sequence[str], console: Console, *, accept_changes: bool = False
+) -> Run:
     """The same with settings in one piece, or as flags of the command line."""
     folder = RunFolder.reopen(run)
     try:
-        reader = RunReader(folder.path)
         before = load_recipe(folder.path / "run.yaml")
         recipe = load_recipe(folder.path / "run.yaml", settings)
         refused = [key for key in changed_keys(before, recipe) if not key.startswith(RESUMABLE)]
@@ -111,27 +123,19 @@ def go_on(run: Path, settings: Mapping[str, object] | Sequence[str], console: Co
             )
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
-        # Without any checkpoint it was stopped before its first one, and begins anew.
-        start = Counters(0)
+        ground = ground_of(recipe, parts.prompts, evaluator)
+        returning = Return(recipe, parts, evaluator, folder, console)
         if checkpoint.listed(folder.checkpoints):
-            path, passed = checkpoint.newest(folder.checkpoints)
-            start = checkpoint.restore(path, parts.policy, parts.optimiser, parts.anchors.average)
-            for sentence in passed:
-                console.print(
-                    f"[yellow]{screen.literal(sentence)}; going on from {path.name} instead[/]", soft_wrap=True
-                )
-        if start.iteration > recipe.training.iterations:
-            raise RunError(
-                f"{folder.path} has {start.iteration} iterations, training.iterations asks for "
-                f"{recipe.training.iterations}; give a higher number"
-            )
-        # Iterations after the checkpoint will be computed again: what was written of them would be there twice.
-        folder.rewind(start.iteration)
-        folder.write_text("run.yaml", to_yaml(recipe))
-        base = reader.look(0) if 0 in reader.looks() else None
+            start, base = returning.put_back(ground, accept_changes=accept_changes)
+            folder.write_recipe(to_yaml(recipe))
+        else:
+            start, base = returning.begin_anew()
+            _begin(folder, recipe, evaluator)
+        for note in notes(RunReader(folder.path)):
+            returning.say(note)
         went_on = f"going on with {folder.path} after {start.iteration} iterations"
         console.print(screen.plain(went_on), highlight=False, markup=False)
-        return _run(recipe, parts, evaluator, folder, console, start, base)
+        return _run(recipe, parts, evaluator, folder, console, ground, start, base)
     finally:
         folder.release()
 
@@ -143,8 +147,9 @@ def _run(
     evaluator: Evaluator,
     folder: RunFolder,
     console: Console,
-    start: Counters,
-    base: Look | None,
+    ground: Ground,
+    start: Counters = _AT_THE_BEGINNING,
+    base: Look | None = None,
 ) -> Run:
     """The loop with everybody who watches it."""
     began = time.perf_counter()
@@ -156,7 +161,7 @@ def _run(
     try:
         # Entered after everything is built: until then Ctrl-C may end the process at once.
         with Interrupt(show.tell) as interrupt, memory.explained(recipe, parts.policy.device):
-            rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt).run(start, base)
+            rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt, ground).run(start, base)
     finally:
         for tracker in trackers:
             attempt(tracker.close, partial(_tell_end, show, f"the end of {type(tracker).__name__}"))
@@ -206,7 +211,7 @@ def _tell_stopped(recipe: Recipe, folder: RunFolder, console: Console) -> None:
     console.print(
         # With a budget nobody knows how many iterations it would have been.
         f"stopped after {done} of {recipe.training.planned or 'unknown'} iterations; go on with: "
-        f"stepcredit train --resume {screen.plain(folder.path)}",
+        f"{screen.plain(resume_line(folder.path))}",
         highlight=False,
         soft_wrap=True,
         markup=False,
@@ -222,10 +227,11 @@ def evaluate(
     moving average; `count` is the number of pictures, by default the recipe's.
     """
     reader = RunReader(run)
-    recipe = load_recipe(reader.path / "run.yaml")
+    recipe = _recipe_of(reader)
     if count is not None:
         recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"count": count})})
     checkpoints = reader.path / "checkpoints"
+    # Asked before minutes are spent on the base, and again after it: a run that goes on meanwhile keeps only the last.
     chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
     device = device_of(recipe.policy)
     with memory.explained(recipe, device):
@@ -233,11 +239,15 @@ def evaluate(
         policy = build_policy(recipe)
         # Before the weights are restored, for they go into the same network.
         base = look(policy, recipe, evaluator, iteration=0, weights="base")
-        weights = checkpoint.restore_weights(chosen, policy, raw=raw)
+        if iteration is None:
+            chosen, weights = checkpoint.restore_newest(checkpoints, policy, raw=raw)
+        else:
+            chosen = checkpoint.numbered(checkpoints, iteration)
+            weights = checkpoint.restore_weights(chosen, policy, raw=raw)
         tuned = look(policy, recipe, evaluator, iteration=int(chosen.name), weights=weights)
     summary = summarise(base, tuned, reader.trained)
     name = f"evaluations/{chosen.name}-{weights}-{len(base.prompts)}.json"
-    write_json(reader.path / name, summary)
+    write_json(reader.path / name, sealed(summary))
     return reader.path / name, summary
 
 
@@ -258,7 +268,7 @@ def sample(
     beyond. `also` adds other runs of the same base, each with a strength of its own.
     """
     reader = RunReader(run)
-    recipe = load_recipe(reader.path / "run.yaml")
+    recipe = _recipe_of(reader)
     policy = build_policy(recipe)
     draw = partial(
         draw_pictures,
@@ -271,7 +281,7 @@ def sample(
     )
     base = draw(policy)
     if reward_guidance == 1 and not also:
-        checkpoint.restore_weights(checkpoint.newest(reader.path / "checkpoints")[0], policy, raw=raw)
+        checkpoint.restore_newest(reader.path / "checkpoints", policy, raw=raw)
         tuned = draw(policy)
     else:
         policy.surface.keep_reference()  # before any weights come in: full training has its base nowhere else
@@ -290,10 +300,16 @@ def sample(
 
 def _weights(run: Path, policy: Generator, recipe: Recipe, *, raw: bool) -> list[Tensor]:
     """The trained values of a run's newest checkpoint; the run must have the same base and the same surface."""
-    composed = load_recipe(RunReader(run).path / "run.yaml")
+    composed = _recipe_of(RunReader(run))
     if composed.policy != recipe.policy:
         keys = [key for key in changed_keys(recipe, composed) if key.startswith("policy.")]
         raise RunError(f"{run} cannot be composed: it differs in {', '.join(keys)}; wanted the same base and surface")
-    checkpoint.restore_weights(checkpoint.newest(run / "checkpoints")[0], policy, raw=raw)
+    checkpoint.restore_newest(run / "checkpoints", policy, raw=raw)
     # Cloned: the next run's weights go into the same parameters.
     return [parameter.detach().clone() for parameter in policy.parameters()]
+
+
+def _recipe_of(reader: RunReader) -> Recipe:
+    """The recipe of a run, as it was written."""
+    reader.recipe  # noqa: B018 - raises for one that was edited: numbers would be put down to a recipe that had no part
+    return load_recipe(reader.path / "run.yaml")

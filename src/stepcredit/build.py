@@ -9,7 +9,9 @@ import torch
 
 from stepcredit.errors import during
 from stepcredit.files.folders import resolve
+from stepcredit.files.models import identity
 from stepcredit.files.quiet import quiet_loading
+from stepcredit.files.seal import digest_of
 from stepcredit.files.versions import check_versions
 from stepcredit.parts.observers import Similarity
 from stepcredit.policies.families import family_of
@@ -17,12 +19,16 @@ from stepcredit.policies.generator import Generator, device_of
 from stepcredit.prompts.sources import Listed, read_file
 from stepcredit.protocols import Observer, Policy, PromptSource, Reward, Tracker
 from stepcredit.recipe.recipe import Recipe
+from stepcredit.records import Prompt
 from stepcredit.rewards import aesthetic, clip, clip_t, custom, diversity, hps
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.rollout.engine import RollOut
+from stepcredit.runs.environment import COMPUTING, describe
+from stepcredit.runs.ground import Ground
 from stepcredit.scenes import captions, exact, moving, worlds
 from stepcredit.scenes.prompts import Scenes
-from stepcredit.settings.policies import PolicySettings
+from stepcredit.settings.keys import RESUMABLE, flatten
+from stepcredit.settings.policies import LoRA, PolicySettings
 from stepcredit.settings.prompts import FilePrompts, ListedPrompts, MovingScenesPrompts, PromptChoice, ScenesPrompts
 from stepcredit.settings.rewards import (
     HPS,
@@ -39,7 +45,7 @@ from stepcredit.settings.rewards import (
 from stepcredit.settings.tracking import TensorBoard, TrackingChoice, Trackio, WandB
 from stepcredit.tracking.guarded import Guarded
 from stepcredit.tracking.tensorboard import TensorBoardTracker
-from stepcredit.tracking.wandb import WandBTracker
+from stepcredit.tracking.wandb import WandBTracker, known_as
 from stepcredit.training.anchors import Anchors, Average
 from stepcredit.training.looking import Evaluator
 from stepcredit.training.step import Parts
@@ -130,6 +136,38 @@ def build_roll_out(recipe: Recipe, policy: Policy, observers: Sequence[Observer]
     )
 
 
+def ground_of(recipe: Recipe, prompts: PromptSource, evaluator: Evaluator) -> Ground:
+    """What a run of these parts stands on."""
+    about = describe()
+    packages: dict[str, str] = about.pop("packages")
+    keys = flatten(recipe.model_dump(mode="json"))
+    return Ground(
+        recipe={key: value for key, value in keys.items() if not key.startswith(RESUMABLE)},
+        prompts={"training": _digest(prompts.prompts), "held-out": _digest(evaluator.prompts.prompts)},
+        rewards={
+            f"{name}.{key}": value
+            for name, fingerprint in evaluator.rewards.fingerprints().items()
+            for key, value in fingerprint.items()
+            if key != "file"  # where the source lies is of no matter, and another place on another machine
+        },
+        weights=_weights(recipe.policy),
+        versions={name: packages.pop(name) for name in COMPUTING},
+        machine={**about, **packages},
+    )
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    return digest_of([[prompt.text, prompt.facts] for prompt in prompts])[:16]
+
+
+def _weights(settings: PolicySettings) -> dict[str, str]:
+    """Digests of the generator's files, and of the LoRA from which it goes on."""
+    files = identity(resolve(settings.weights, family_of(settings).embedded), settings.revision)
+    start = settings.surface.start if isinstance(settings.surface, LoRA) else None
+    started = {} if start is None else {f"start/{name}": value for name, value in identity(start).items()}
+    return files | started
+
+
 def build_optimiser(recipe: Recipe, policy: Policy) -> torch.optim.Optimizer:
     """The recipe's optimiser over what is trained."""
     return torch.optim.AdamW(
@@ -171,7 +209,9 @@ def _tracker(choice: TrackingChoice, recipe: Recipe, folder: Path) -> Tracker:
             return TensorBoardTracker(choice.folder or folder / "tensorboard")
         case WandB():
             wandb = importlib.import_module("wandb")
-            where = {"mode": choice.mode, "dir": str(folder)}
+            # A run that goes on has the name of before there, so that its curves are one run's.
+            same = {"id": known_as(folder / "wandb.json"), "resume": "allow"}
+            where = {"mode": choice.mode, "dir": str(folder), **same}
             return WandBTracker(wandb, project=choice.project, name=folder.name, config=config, **where)
         case Trackio():
             trackio = importlib.import_module("trackio")

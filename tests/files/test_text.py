@@ -1,13 +1,15 @@
 """Writing text: whole or not at all, and a word about what to do."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from stepcredit.errors import RunError
-from stepcredit.files.text import write_json, write_text
+from stepcredit.files.text import resume_line, write_json, write_text
 
 
 def test_text_and_json_come_back(tmp_path):
@@ -19,7 +21,7 @@ def test_text_and_json_come_back(tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["a.json"]
 
 
-@pytest.mark.parametrize("place", ["pathlib.Path.write_text", "os.replace"])
+@pytest.mark.parametrize("place", ["pathlib.Path.open", "os.replace"])
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, place):
     path = tmp_path / "a.txt"
     write_text(path, "before")
@@ -34,6 +36,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, pl
         write_json(path, 1, advice="buy a disk")
     monkeypatch.undo()
     assert path.read_text() == "before"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_writing_text_loads_nothing_heavy():
@@ -43,3 +46,9 @@ def test_writing_text_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["run", "my runs/first try", "it's", "$HOME", "a;b", "*"])
+def test_a_line_that_resumes_works_when_it_is_copied(name):
+    assert shlex.split(resume_line(Path(name))) == ["stepcredit", "train", "--resume", name]
+    assert resume_line(Path("runs/otca-0")) == "stepcredit train --resume runs/otca-0"

@@ -54,6 +54,7 @@ def test_everything_that_a_run_leaves_can_be_read(path):
     ]
     assert run.problems()[1] == {
         "iteration": 1,
+        "number": 0,
         "reward": "taste",
         "rows": [3],
         "reason": "taste: ran out of ink",
@@ -189,7 +190,7 @@ def test_a_damaged_file_is_an_error_with_its_name(path, name, content, read):
 def test_the_damaged_line_is_numbered_and_shown(path):
     log = path / "metrics.jsonl"
     log.write_text(log.read_text().replace('"iteration": 1', '"iteration": '))
-    with pytest.raises(RunError, match=r"line 2, is damaged: '\{\"iteration\": , .*remove that line"):
+    with pytest.raises(RunError, match=r"line 2, is damaged \(.*\): '\{\"iteration\": , .*remove that line"):
         RunReader(path).metrics()
 
 

@@ -1,6 +1,7 @@
 """Services that a run reports to: what they are told, and that none of them can stop a run."""
 
 import io
+import json
 import math
 import sys
 from types import ModuleType
@@ -277,3 +278,15 @@ def test_a_service_gets_the_name_and_the_whole_recipe(tmp_path, monkeypatch, kin
     assert (arguments["project"], arguments["name"]) == ("mine", "run")
     assert arguments["config"]["method"]["type"] == "otca"
     assert arguments.get("mode") == own.get("mode")
+
+
+def test_a_run_that_goes_on_is_the_same_run_at_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", service := Service())
+    recipe = load_recipe("recipes/scenes/otca.yaml", {"tracking": [{"type": "wandb"}]})
+    for folder in ("run", "run", "other"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        build_trackers(recipe, tmp_path / folder, print)
+    first, again, other = (settings for verb, settings in service.calls if verb == "init")
+    assert first["id"] == again["id"] != other["id"]
+    assert first["resume"] == again["resume"] == "allow"
+    assert json.loads((tmp_path / "run" / "wandb.json").read_text()) == {"id": first["id"]}

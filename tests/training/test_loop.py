@@ -135,7 +135,8 @@ def die_at(place, iteration, number):
 
 def lines(folder, name="metrics.jsonl"):
     return [
-        {key: value for key, value in line.items() if not key.startswith("time/")}
+        # the seal is of the whole line, seconds included
+        {key: value for key, value in line.items() if not key.startswith("time/") and key != "seal"}
         for line in map(json.loads, (folder / name).read_text().splitlines())
     ]
 

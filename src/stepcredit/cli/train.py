@@ -19,6 +19,7 @@ def train(
     peak_tflops: Annotated[float, POSITIVE] = 790.0,
     utilisation: Annotated[float, SHARE] = 0.5,
     resume: Path | None = None,
+    accept_changes: bool = False,
 ) -> None:
     """Train a generator. Without arguments: OTCA on the embedded scenes world, on a CPU, in minutes.
 
@@ -37,13 +38,17 @@ def train(
         With --dry-run: the share of it that training is expected to reach.
     resume
         Go on with this run folder, exactly; flags may raise training.iterations or change output.
+    accept_changes
+        With --resume: go on although something the run stands on has changed, and write down what.
     """
     source, flags = recipe_and_flags(recipe)
     if resume is not None:
         if source is not None or dry_run:
             raise RecipeError("--resume goes on with the recipe in the run folder; leave out the recipe and --dry-run")
-        _go_on(resume, flags)
+        _go_on(resume, flags, accept_changes=accept_changes)
         return
+    if accept_changes:
+        raise RecipeError("--accept-changes belongs to --resume FOLDER; a new run has nothing to be changed from")
 
     from stepcredit.recipe.load import DEFAULT, load_recipe
 
@@ -59,10 +64,10 @@ def train(
     _finish(run(settings, console=console))
 
 
-def _go_on(folder: Path, flags: Sequence[str]) -> None:
+def _go_on(folder: Path, flags: Sequence[str], *, accept_changes: bool) -> None:
     from stepcredit.api import go_on
 
-    _finish(go_on(folder, flags, console))
+    _finish(go_on(folder, flags, console, accept_changes=accept_changes))
 
 
 def _finish(run: "Run") -> None:

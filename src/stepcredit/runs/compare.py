@@ -13,6 +13,7 @@ from stepcredit.errors import RunError, nearest
 from stepcredit.files.tables import markdown_table, plus_minus
 from stepcredit.runs.layout import moved, setting, today
 from stepcredit.runs.looks import Look
+from stepcredit.runs.notes import missing_iterations, notes_on_scores
 from stepcredit.runs.reader import RunReader
 from stepcredit.settings.keys import INCIDENTAL, flatten
 
@@ -119,15 +120,17 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
 
 def _notes(runs: Sequence[RunReader], by: str, *, sizes: Sequence[int], watched: int | None) -> list[str]:
     """What to bear in mind; `sizes` are the seeds of each side, `watched` the pictures where costs are unequal."""
-    notes = []
+    sentences = []
     if watched is not None:
-        notes.append(f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures")
+        sentences.append(
+            f"runs of unequal cost: each is taken at its latest look within the budget, on {watched} pictures"
+        )
     besides = [key for key in differing(runs) if not key.startswith(moved(by))]
     if besides:
-        notes.append(f"besides {by}, the runs differ in {', '.join(besides)}")
+        sentences.append(f"besides {by}, the runs differ in {', '.join(besides)}")
     if 1 in sizes:
-        notes.append("a single seed has no interval over seeds")
-    return notes
+        sentences.append("a single seed has no interval over seeds")
+    return [*sentences, *(f"{run.path}: {note.rstrip('.')}" for run in runs for note in notes_on_scores(run))]
 
 
 def seeds_by(runs: Sequence[RunReader], by: str) -> dict[str, list[RunReader]]:
@@ -166,6 +169,8 @@ def agree(runs: Sequence[RunReader]) -> None:
     for run in runs:
         if 0 not in run.looks() or len(seen(run)) < 2:
             reasons.append(f"{run.path} has no look at held-out captions after training began; let it run further")
+        if missing_iterations(run, run.metrics()):
+            reasons.append(f"metrics.jsonl of {run.path} lacks iterations, so that what was spent is not known")
     if reasons:
         raise RunError("these runs cannot be compared: " + "; ".join(reasons))
 

@@ -4,13 +4,16 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+COMPUTING = ("stepcredit", "torch", "diffusers", "transformers", "peft")
+"""Those of them that decide what a run computes: with another version it would not go on bit for bit."""
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """Versions, commit and device, as stored in environment.json and printed by `stepcredit doctor`."""
     return {
         "python": platform.python_version(),

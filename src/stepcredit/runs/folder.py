@@ -5,6 +5,8 @@ environment.json       versions, commit, device, reward fingerprints
 metrics.jsonl          one line per iteration
 problems.jsonl         what could not be scored, and why: iteration, reward, rows of the batch, reason; of held-out
                        captions also the number of their look
+changes.jsonl          what was accepted when the run went on with something changed
+wandb.json             under which name the run is known there
 credit/000007.safetensors
 samples/000010/        held-out captions with fixed noise: scores and pictures, see looks.py
 checkpoints/000100/    see training/checkpoint.py
@@ -16,8 +18,7 @@ before_after.png       report.html; of videos before_after.webp
 import json
 import math
 import os
-import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from filelock import FileLock, Timeout
 from safetensors.numpy import save_file
 
 from stepcredit.errors import RunError
-from stepcredit.files.text import write_json, write_text
+from stepcredit.files.seal import sealed, sealed_text
+from stepcredit.files.text import new_beside, resume_line, write_json, write_text
 from stepcredit.records import Credit, Problem, RewardTable, StepReport
-from stepcredit.runs import looks
+from stepcredit.runs import entries, log, looks
+from stepcredit.runs.log import Extent, read_lines
 from stepcredit.runs.looks import Look
-from stepcredit.runs.reader import FORMAT, RunReader, read_lines
+from stepcredit.runs.reader import FORMAT, RunReader, credit_seal
 
-_ADVICE = "the run ends here, its checkpoints are whole. Make room, then go on with: stepcredit train --resume"
+_LOGS = ("metrics.jsonl", "problems.jsonl")
 
 
 class RunFolder:
@@ -54,9 +57,8 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """A new run; never a folder that holds another."""
-        # a .lock alone is what is left of a start that failed before it wrote anything
-        if path.exists() and (not path.is_dir() or any(item.name != ".lock" for item in path.iterdir())):
-            resumes = f" To go on with it: stepcredit train --resume {path}" if (path / "run.yaml").is_file() else ""
+        if path.exists() and not _is_free(path):
+            resumes = f" To go on with it: {resume_line(path)}" if (path / "run.yaml").is_file() else ""
             raise RunError(
                 f"{path} exists already and is not empty; nothing was changed. Choose another with "
                 f"--output.folder FOLDER, or remove it.{resumes}"
@@ -80,39 +82,80 @@ class RunFolder:
                 f"{path} was written by stepcredit {run.version}, and its recipe has the keys of then: go on with it "
                 "in that version, or start a new run with the new keys; show, report and compare still read it"
             )
+        entries.refuse_links(path)
         return cls(path)
 
     def release(self) -> None:
         """Let others write."""
         self._lock.release()
 
-    def rewind(self, iterations: int) -> None:
-        """Forget what was written after so many finished iterations; it will be written again."""
-        for name in ("metrics.jsonl", "problems.jsonl"):
-            path = self.path / name
-            earlier = [line for line in read_lines(path) if line["iteration"] < iterations]
-            self.write_text(name, "".join(json.dumps(line) + "\n" for line in earlier))
-        for path in (self.path / "credit").glob("*.safetensors*"):
-            if path.suffix != ".safetensors" or int(path.stem) >= iterations:
-                path.unlink()
-        for path in (self.path / "samples").glob("[0-9.]*"):
-            if path.name.startswith(".") or int(path.name) > iterations:
-                shutil.rmtree(path)
-        for path in self.checkpoints.glob("[0-9.]*"):  # newer ones are damaged, or it would go on from them
-            if path.name.startswith(".") or int(path.name) > iterations:
-                shutil.rmtree(path)
+    def extents(self) -> dict[str, Extent]:
+        """How far the logs go now."""
+        return {name: Extent.of(self.path / name) for name in _LOGS}
+
+    def harmed(self, extents: Mapping[str, Extent]) -> list[str]:
+        """The logs that do not begin any more with what was written, a phrase each."""
+        return [
+            f"{name}: its first {extent.lines} lines are not those that were written ({self._why(name)})"
+            for name, extent in extents.items()
+            if not extent.holds(self.path / name)
+        ]
+
+    def _why(self, name: str) -> str:
+        try:
+            lines = RunReader(self.path).metrics() if name == "metrics.jsonl" else read_lines(self.path / name)
+        except RunError as error:
+            return str(error)
+        return f"there are {len(lines)}"
+
+    def rewind(self, iterations: int, *, mend: bool = False) -> None:
+        """Forget what was written after so many finished iterations; it will be written again.
+
+        With `mend`, for a run that goes on although its logs are damaged, they are left with what can be read.
+        """
+        for name in _LOGS:
+            text = log.rewrite(self.path / name, lambda line: line["iteration"] < iterations, mend=mend)
+            self.write_text(name, text)
+        of_changes = log.rewrite(self.path / "changes.jsonl", lambda line: line["iteration"] <= iterations, mend=mend)
+        if of_changes or (self.path / "changes.jsonl").is_file():
+            self.write_text("changes.jsonl", of_changes)
+        self._forget("credit", lambda number: number >= iterations, ".safetensors")
+        self._forget("samples", lambda number: number > iterations)
+        self._forget("checkpoints", lambda number: number > iterations)  # damaged, or it would go on from them
+        for path in (*entries.leftovers(self.path), *entries.leftovers(self.path / "evaluations")):
+            entries.remove(path)
         for name in ("result.json", "before_after.png", "before_after.webp"):
             (self.path / name).unlink(missing_ok=True)
+
+    def _forget(self, name: str, is_later: Callable[[int], bool], suffix: str = "") -> None:
+        """Remove the numbered entries of a folder that come later, and what was not finished there."""
+        folder = self.path / name
+        later = [path for number, path in entries.numbered(folder, suffix).items() if is_later(number)]
+        for path in (*later, *entries.leftovers(folder)):
+            entries.remove(path)
+
+    def accept(self, iteration: int, differences: Sequence[str]) -> None:
+        """Write down what has changed under the run when it goes on after so many iterations."""
+        self._append("changes.jsonl", [{"iteration": iteration, "differences": list(differences)}], lasting=True)
 
     def spent(self) -> float:
         """Network forwards of the iterations so far."""
         return float(sum(line["cost/forwards"] for line in read_lines(self.path / "metrics.jsonl")))
 
     def write_text(self, name: str, text: str) -> None:
-        write_text(self.path / name, text, advice=_ADVICE)
+        write_text(self.path / name, text, advice=self._advice)
 
-    def write_json(self, name: str, value: Any) -> None:
-        write_json(self.path / name, value, advice=_ADVICE)
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Sealed: whoever reads it finds out whether it was changed."""
+        write_json(self.path / name, sealed(value), advice=self._advice)
+
+    def write_recipe(self, text: str) -> None:
+        """run.yaml, sealed by a comment at its end."""
+        self.write_text("run.yaml", sealed_text(text))
+
+    @property
+    def _advice(self) -> str:
+        return f"the run ends here, its checkpoints are whole. Make room, then go on with: {resume_line(self.path)}"
 
     def look(self, snapshot: Look, pictured: Collection[int]) -> None:
         """Store a look at held-out captions, with the pictures of the rows in `pictured`."""
@@ -120,7 +163,7 @@ class RunFolder:
         try:
             looks.write(path, snapshot, pictured)
         except OSError as error:
-            raise _full(path, error) from error
+            raise self._full(path, error) from error
 
     def credit(
         self,
@@ -135,28 +178,41 @@ class RunFolder:
         arrays["rewards"] = rewards.scores.numpy()
         if similarity is not None:
             arrays["similarity"] = similarity
+        # safetensors writes the memory as it lies: a transposed view would come back scrambled
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         notes = {"objectives": json.dumps(rewards.names), "prompts": json.dumps(list(prompts), ensure_ascii=False)}
+        notes["sha256"] = credit_seal(iteration, arrays, notes)
         path = self.path / "credit" / f"{iteration:06d}.safetensors"
+        writing = new_beside(path)
         try:
             path.parent.mkdir(exist_ok=True)
-            # safetensors writes the memory as it lies: a transposed view would come back scrambled
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{path}.writing", notes)
-            os.replace(f"{path}.writing", path)
+            save_file(arrays, writing, notes)
+            os.replace(writing, path)
         except Exception as error:  # safetensors has an exception of its own for a full disk
-            raise _full(path, error) from error
+            raise self._full(path, error) from error
 
     # Tracker
     def log(self, report: StepReport) -> None:
         # JSON has no NaN, and many readers refuse the one that Python writes
         values = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
-        self._append("metrics.jsonl", [{"iteration": report.iteration, **values}])
+        self._append("metrics.jsonl", [{"iteration": report.iteration, **values}], lasting=True)
 
     def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
         lines: list[dict[str, Any]] = []
-        for problem in problems:
-            line = {"iteration": iteration, "reward": problem.reward, "rows": problem.rows, "reason": str(problem)}
-            lines.append(line if problem.look is None else {**line, "look": problem.look})
-        self._append("problems.jsonl", [line for line in lines if "look" not in line or not self._is_told(line)])
+        for number, problem in enumerate(problems):
+            line = {
+                "iteration": iteration,
+                # Two pictures may have failed for one reason, and no line may be there twice.
+                "number": number,
+                "reward": problem.reward,
+                "rows": problem.rows,
+                "reason": str(problem),
+            }
+            if problem.look is None:
+                lines.append(line)
+            elif not self._is_told(problem):
+                lines.append({**line, "look": problem.look})
+        self._append("problems.jsonl", lines, lasting=bool(lines))  # a checkpoint says how far they go
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
         pass  # a look has them already
@@ -167,19 +223,28 @@ class RunFolder:
     def close(self) -> None:
         pass
 
-    def _is_told(self, line: Mapping[str, Any]) -> bool:
+    def _is_told(self, problem: Problem) -> bool:
         """Whether a problem of a look is written already: a run that goes on may look again where it has looked."""
-        earlier = read_lines(self.path / "problems.jsonl")
-        return (line["look"], line["reason"]) in [(item.get("look"), item["reason"]) for item in earlier]
+        earlier = [(line.get("look"), line["reason"]) for line in read_lines(self.path / "problems.jsonl")]
+        return (problem.look, str(problem)) in earlier
 
-    def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    def _append(self, name: str, lines: Sequence[Mapping[str, Any]], *, lasting: bool = False) -> None:
         path = self.path / name
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            log.append(path, lines, lasting=lasting)
         except OSError as error:
-            raise _full(path, error) from error
+            raise self._full(path, error) from error
+
+    def _full(self, path: Path, error: Exception) -> RunError:
+        return RunError(f"{path} could not be written ({error}); {self._advice}")
 
 
-def _full(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path} could not be written ({error}); {_ADVICE}")
+def _is_free(path: Path) -> bool:
+    """Whether a folder is empty but for what a start left that failed, or was killed, before it was a run."""
+    if not path.is_dir():
+        return False
+    unfinished = {".lock", *(item.name for item in entries.leftovers(path))}
+    begun = path / "environment.json"
+    if begun.is_file() and not begun.is_symlink() and '"format"' in begun.read_text(encoding="utf-8", errors="replace"):
+        unfinished.add(begun.name)
+    return all(item.name in unfinished for item in path.iterdir())

@@ -2,7 +2,7 @@
 
 samples/000120/
   look.json       iteration, which weights, names of the scores, how many pictures could not be scored; of videos
-                  their frames and frames per second
+                  their frames and frames per second; SHA-256 of every other file and of itself
   scores.jsonl    one line a picture: its row among the evaluation's pictures, caption, scores, answers, and the kind
                   of its caption where it has one
   0007.png        the pictures that are kept, by row; videos are 0007.webp
@@ -11,7 +11,7 @@ samples/000120/
 import json
 import math
 import os
-import shutil
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,9 @@ from jaxtyping import Float
 
 from stepcredit.errors import RunError
 from stepcredit.files import media
+from stepcredit.files.seal import KEY, digest, read_json, sealed
+from stepcredit.files.text import new_beside
+from stepcredit.runs import entries
 
 Weights = Literal["base", "average", "trained"]
 
@@ -103,15 +106,23 @@ class Look:
 
 def write(folder: Path, snapshot: Look, pictured: Collection[int]) -> None:
     """Write it with those of its pictures whose row is in `pictured`; the folder appears whole or not at all."""
-    writing = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
+    writing = new_beside(folder)
+    try:
+        writing.mkdir(parents=True)
+        _write_into(writing, snapshot, pictured)
+        entries.remove(folder)  # a rename does not replace a folder that holds something
+        os.replace(writing, folder)
+    finally:
+        entries.remove(writing)  # what was cut off; after the rename there is nothing
+
+
+def _write_into(writing: Path, snapshot: Look, pictured: Collection[int]) -> None:
     for row in pictured:
         media.save(writing / f"{row:04d}{media.suffix(snapshot.fps)}", snapshot.pictures[row], snapshot.fps)
     lines = [_line(snapshot, index) for index in range(len(snapshot.rows))]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (writing / "scores.jsonl").write_text(text, encoding="utf-8")
-    about = {
+    about: dict[str, Any] = {
         "iteration": snapshot.iteration,
         "weights": snapshot.weights,
         "names": snapshot.names,
@@ -120,9 +131,9 @@ def write(folder: Path, snapshot: Look, pictured: Collection[int]) -> None:
     if snapshot.fps is not None:
         # WebP stores frames that look alike as one, so that their number cannot be read back from the file
         about |= {"fps": snapshot.fps, "frames": len(next(iter(snapshot.pictures.values())))}
-    (writing / "look.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # a rename does not replace a folder that holds something
-    os.replace(writing, folder)
+    # Last of all files, because it has the digests of the others.
+    about["files"] = {path.name: digest(path) for path in sorted(writing.iterdir())}
+    (writing / "look.json").write_text(json.dumps(sealed(about), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _line(snapshot: Look, index: int) -> dict[str, Any]:
@@ -140,7 +151,8 @@ def _line(snapshot: Look, index: int) -> dict[str, Any]:
 def read(folder: Path, *, pictures: bool = True) -> Look:
     """The look as it was written."""
     try:
-        about = json.loads((folder / "look.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "look.json")
+        _check_files(folder, about, pictures=pictures)
         text = (folder / "scores.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]  # a prompt may hold U+2028
         names: Sequence[str] = about["names"]
@@ -159,9 +171,28 @@ def read(folder: Path, *, pictures: bool = True) -> Look:
             kinds=tuple(line["kind"] for line in lines) if "kind" in lines[0] else (),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:  # SyntaxError: a broken PNG
-        raise RunError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}); remove it and train or evaluate again"
-        ) from None
+        raise RunError(f"{folder} cannot be read ({type(error).__name__}: {error}); {_advice(folder)}") from None
+
+
+def _advice(folder: Path) -> str:
+    again = " The base is drawn again, from the weights before training, by `stepcredit train --resume`."
+    is_base = folder.name.strip("0") == ""
+    return f"put it back from a copy, or move it away to look at the others.{again if is_base else ''}"
+
+
+def seal(folder: Path) -> str | None:
+    """The digest of everything that a look holds; None for one of an older version, or where there is none."""
+    try:
+        return json.loads((folder / "look.json").read_text(encoding="utf-8")).get(KEY)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _check_files(folder: Path, about: Mapping[str, Any], *, pictures: bool) -> None:
+    """ValueError unless the files are those that were written; older versions wrote down nothing about them."""
+    for name, written in about.get("files", {}).items():
+        if (pictures or name == "scores.jsonl") and digest(folder / name) != written:
+            raise ValueError(f"{name} is not what was written")
 
 
 def _column(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> np.ndarray:
@@ -172,7 +203,11 @@ def _column(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> np.ndar
 def _pictures(folder: Path, about: Mapping[str, Any]) -> dict[int, media.Medium]:
     fps = about.get("fps")
     frames = about.get("frames", 1)
-    return {int(path.stem): media.load(path, fps, frames) for path in sorted(folder.glob(f"*{media.suffix(fps)}"))}
+    files = entries.matching(folder, rf"(\d{{4,}}){re.escape(media.suffix(fps))}")
+    listed = about.get("files")
+    # Of the listed ones only, where there is a list: somebody may have put a copy beside them.
+    own = {int(row): path for path, (row,) in files if listed is None or path.name in listed}
+    return {row: media.load(own[row], fps, frames) for row in sorted(own)}
 
 
 def _number(value: float) -> float | None:

@@ -1,9 +1,11 @@
 """Reading a run, finished or not, without torch and without disturbing it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from stepcredit.errors import RunError
-from stepcredit.runs import looks
+from stepcredit.files.seal import digest_of, is_as_sealed, read_json
+from stepcredit.runs import entries, looks
+from stepcredit.runs.log import read_lines
 from stepcredit.runs.looks import Look
 from stepcredit.runs.silence import Silence, silences
 from stepcredit.settings.keys import labels
@@ -70,11 +74,18 @@ class RunReader:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, as plain data and as it is stored; `layout.setting` reads it whatever its format."""
         try:
-            recipe = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
+            text = (self.path / "run.yaml").read_text(encoding="utf-8")
+            recipe = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{self.path / 'run.yaml'} cannot be read: {error}") from None
         if not isinstance(recipe, dict) or not {"policy", "method", "rewards", "held_out", "training"} <= recipe.keys():
             raise RunError(f"{self.path / 'run.yaml'} is damaged: it holds no whole recipe; train again")
+        if not is_as_sealed(text):
+            raise RunError(
+                f"{self.path / 'run.yaml'} is not what was written: the run would be taken for another. Put the "
+                "old values back (`stepcredit train --resume` names what differs), or remove the line with the sha256 "
+                "at its end to look at the run all the same"
+            )
         return recipe
 
     @cached_property
@@ -82,14 +93,11 @@ class RunReader:
         """Versions, commit, device, reward fingerprints."""
         path = self.path / "environment.json"
         try:
-            environment = json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError:
             raise RunError(f"{self.path} is half-written: it has no environment.json; train again") from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}; train again") from None
-        if not isinstance(environment, dict):
-            raise RunError(f"{path} is damaged: it holds no table; train again")
-        return environment
+            raise RunError(f"{path} cannot be read: {error}; put it back from a copy, or train again") from None
 
     @property
     def method(self) -> str:
@@ -115,8 +123,19 @@ class RunReader:
         return silences(self.metrics(), self.trained, int(self.recipe["rollout"]["prompts"]))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary per finished iteration; the half line that a killed run may leave is not one."""
-        return read_lines(self.path / "metrics.jsonl")
+        """One dictionary per finished iteration; the half line that a killed run may leave is not one.
+
+        RunError where lines are there twice or not in their order; `notes` tells of those that are missing.
+        """
+        lines = read_lines(self.path / "metrics.jsonl")
+        numbers = [line.get("iteration") for line in lines]
+        for number, (before, after) in enumerate(pairwise(numbers), start=2):
+            if not isinstance(before, int) or not isinstance(after, int) or after <= before:
+                raise RunError(
+                    f"{self.path / 'metrics.jsonl'}, line {number}, is of iteration {after} and follows one of "
+                    f"iteration {before}: lines are doubled or out of order; put each iteration there once, in order"
+                )
+        return lines
 
     def problems(self) -> list[dict[str, Any]]:
         """What could not be scored: iteration, reward, rows of the batch and reason; `look`, where it was at one."""
@@ -126,61 +145,70 @@ class RunReader:
         """Base against tuned, once the run is finished."""
         return self._json("result.json")
 
+    def changes(self) -> list[dict[str, Any]]:
+        """What was accepted when the run went on with something changed: `iteration`, `differences` as phrases."""
+        return read_lines(self.path / "changes.jsonl")
+
     def evaluations(self) -> list[dict[str, Any]]:
-        """What `stepcredit evaluate` found, oldest first."""
-        paths = sorted((self.path / "evaluations").glob("*.json"))
-        evaluations = [self._json(f"evaluations/{path.name}") for path in paths]
+        """What `stepcredit evaluate` found, in the order of their checkpoints."""
+        files = entries.matching(self.path / "evaluations", r"(\d{6,})-([a-z]+)-(\d+)\.json")
+        ordered = sorted(files, key=lambda entry: (int(entry[1][0]), entry[1][1], int(entry[1][2])))
+        evaluations = [self._json(f"evaluations/{path.name}") for path, _ in ordered]
         return [evaluation for evaluation in evaluations if evaluation is not None]  # None: removed just now
 
     def looks(self) -> list[int]:
         """Iterations after which held-out captions were looked at; 0 is the base."""
         # look.json is written last of all; a folder that was copied by halves may lack it
-        whole = [path for path in (self.path / "samples").glob("[0-9]*") if (path / "look.json").is_file()]
-        return sorted(int(path.name) for path in whole)
+        folders = entries.numbered(self.path / "samples")
+        return [number for number, path in folders.items() if (path / "look.json").is_file()]
 
     def look(self, iteration: int, *, pictures: bool = True) -> Look:
-        return looks.read(self.path / "samples" / f"{iteration:06d}", pictures=pictures)
+        path = self.path / "samples" / f"{iteration:06d}"
+        look = looks.read(path, pictures=pictures)
+        if look.iteration != iteration:
+            raise RunError(f"{path} is the look after {look.iteration} iterations; give the folder its name again")
+        return look
 
     def credits(self) -> list[int]:
         """Iterations whose credit was stored."""
-        return sorted(int(path.stem) for path in (self.path / "credit").glob("[0-9]*.safetensors"))
+        return list(entries.numbered(self.path / "credit", ".safetensors"))
 
     def credit(self, iteration: int) -> StoredCredit:
         path = self.path / "credit" / f"{iteration:06d}.safetensors"
         try:
             with safe_open(path, framework="numpy") as file:  # torch would cost seconds
                 notes = file.metadata()
-                return StoredCredit(
-                    iteration=iteration,
-                    tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - not a mapping
-                    objectives=tuple(json.loads(notes["objectives"])),
-                    prompts=tuple(json.loads(notes["prompts"])),
-                )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            check_credit(iteration, tensors, notes)
+            return StoredCredit(
+                iteration=iteration,
+                tensors=tensors,
+                objectives=tuple(json.loads(notes["objectives"])),
+                prompts=tuple(json.loads(notes["prompts"])),
+            )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged ({error}); the other iterations can still be read") from None
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}); remove it, `stepcredit evaluate` measures again") from None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file. A last line without its end is dropped: somebody is writing, or was killed."""
-    if not path.is_file():
-        return []
-    # A process that was killed may have left half of a letter; that line is dropped or named, not a UnicodeDecodeError.
-    whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
-    lines = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise RunError(
-                f"{path}, line {number}, is damaged: {line[:60]!r}; remove that line to read the others"
-            ) from None
-    return lines
+def credit_seal(iteration: int, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> str:
+    """The digest of a credit file's content, whatever the order in which it lies there."""
+    described = [
+        [name, str(array.dtype), list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+        for name, array in sorted(tensors.items())
+    ]
+    return digest_of([iteration, described, notes["objectives"], notes["prompts"]])
+
+
+def check_credit(iteration: int, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
+    """ValueError unless a credit file holds what was written for this iteration; older versions sealed none."""
+    if "sha256" in notes and notes["sha256"] != credit_seal(iteration, tensors, notes):
+        raise ValueError("it is not what was written")

@@ -5,6 +5,8 @@ from typing import Any
 
 INCIDENTAL = ("output.", "tracking", "threads", "rollout.micro_batch", "rollout.share_states", "training.micro_batch")
 """Where dotted keys begin that say how fast and where to, and change nothing that is computed."""
+RESUMABLE = ("training.iterations", "training.budget", *INCIDENTAL)
+"""Recipe keys that may change when a run goes on: they change how long, how fast and where to, not what is computed."""
 
 
 def flatten(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ A family's own settings stand in its file, `policies/families/X.py`, as a subcla
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stepcredit.settings.places import PlaceOrHub, absolute_if_local
 from stepcredit.settings.strict import Strict
 
 
@@ -20,7 +21,7 @@ class LoRA(Strict):
     """Scale of the adapters; null is twice the rank."""
     targets: Literal["attention", "blocks"] | list[str] = "blocks"
     """Adapted linear layers: `attention`, `blocks` (attention and feed-forward), or a list of name endings."""
-    start: str | None = None
+    start: PlaceOrHub | None = None
     """A LoRA file or folder in diffusers format to go on from; null starts from nothing."""
 
 
@@ -76,6 +77,12 @@ class PolicySettings(Strict):
     """Samples that the autoencoder decodes at a time."""
     offload: tuple[Literal["vae", "text_encoders"], ...] = ("text_encoders",)
     """Parts that wait in main memory while they are not used."""
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_from_anywhere(cls, name: str) -> str:
+        # Not the type of the field, as elsewhere: each family declares the field again with a default of its own.
+        return absolute_if_local(name)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """Where prompts come from."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stepcredit.settings.places import Place
 from stepcredit.settings.strict import Strict
 
 
@@ -29,7 +29,7 @@ class FilePrompts(Strict):
     """A UTF-8 text file, one prompt a line."""
 
     type: Literal["file"] = "file"
-    path: Path
+    path: Place
     """The file."""
 
 

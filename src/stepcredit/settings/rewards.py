@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from stepcredit.settings import keys
+from stepcredit.settings.places import PlaceOrHub
 from stepcredit.settings.strict import Strict
 
 
@@ -36,7 +37,7 @@ class ClipT(Learned):
     """Cosine of picture and caption under CLIP."""
 
     type: Literal["clip_t"] = "clip_t"
-    weights: str = "scenes"
+    weights: PlaceOrHub = "scenes"
     """A transformers CLIP folder or hub id; `scenes` is the tiny one inside the package."""
 
 
@@ -44,7 +45,7 @@ class HPS(Learned):
     """Human-preference score: a CLIP that was trained on which of two pictures people prefer."""
 
     type: Literal["hps"] = "hps"
-    weights: str = "scenes"
+    weights: PlaceOrHub = "scenes"
     """A transformers CLIP folder or hub id; `scenes` is the tiny one inside the package."""
 
 
@@ -52,9 +53,9 @@ class Aesthetic(Learned):
     """LAION's aesthetic score: an affine head on the CLIP embedding of the picture; the caption is not asked."""
 
     type: Literal["aesthetic"] = "aesthetic"
-    weights: str = "scenes"
+    weights: PlaceOrHub = "scenes"
     """The CLIP that embeds; `scenes` is the tiny one inside the package."""
-    head: str | None = None
+    head: PlaceOrHub | None = None
     """A safetensors file with the head; null is `head.safetensors` beside the embedded weights."""
 
 
@@ -75,7 +76,7 @@ class VideoAlign(Learned):
     type: Literal["video_align"] = "video_align"
     outputs: Annotated[tuple[Output, ...], Field(min_length=1)] = ("vq", "mq", "ta")
     """Which of its outputs are objectives; `overall` is the sum of the three."""
-    weights: str = "scenes"
+    weights: PlaceOrHub = "scenes"
     """A folder with a Qwen2-VL and its reward head; `scenes` is the tiny one inside the package."""
 
 

@@ -1,10 +1,10 @@
 """How a run goes: its rollouts, its updates, what is looked at on the way and what is written."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stepcredit.settings.places import OutputFolder
 from stepcredit.settings.prompts import PromptChoice, ScenesPrompts
 from stepcredit.settings.strict import Strict
 
@@ -102,7 +102,7 @@ class Output(Strict):
     `{folder: runs/try, checkpoint_every: 25, keep_best: composition}`
     """
 
-    folder: Path | None = None  # what it is by default needs method and seed, so `Recipe.folder` says it
+    folder: OutputFolder | None = None  # what it is by default needs method and seed, so `Recipe.folder` says it
     """Where the run is written; null is runs/METHOD-SEED, of videos runs/video-METHOD-SEED."""
     credit_every: int = Field(default=1, ge=1, le=NEVER)
     """Iterations between stored credit tensors."""

@@ -1,10 +1,10 @@
 """Services that a recipe can report to. The run folder has everything without them."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stepcredit.settings.places import Place
 from stepcredit.settings.strict import Strict
 
 
@@ -12,7 +12,7 @@ class TensorBoard(Strict):
     """Event files for `tensorboard --logdir`."""
 
     type: Literal["tensorboard"] = "tensorboard"
-    folder: Path | None = None
+    folder: Place | None = None
     """Where the event files go; null is `tensorboard/` in the run folder."""
 
 

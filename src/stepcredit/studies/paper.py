@@ -28,7 +28,8 @@ from stepcredit.recipe.recipe import Recipe, method_named
 from stepcredit.records import Key, Prompt, RewardBatch
 from stepcredit.rewards.usable import score_usable
 from stepcredit.rollout.decoding import decode
-from stepcredit.runs.reader import RunReader, read_lines
+from stepcredit.runs.log import read_lines
+from stepcredit.runs.reader import RunReader
 from stepcredit.settings.keys import flatten
 from stepcredit.studies.proxy import validate
 from stepcredit.training.step import Parts

@@ -1,16 +1,31 @@
 """Weights & Biases, and trackio, which speaks the same words."""
 
+import json
+import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from stepcredit.files.media import still
+from stepcredit.files.text import write_json
 from stepcredit.records import Problem, StepReport
 from stepcredit.tracking.clock import finished_after
 
 PICTURES = 24  # of a snapshot: each is an upload
+
+
+def known_as(path: Path) -> str:
+    """The id under which the service knows a run; drawn once, and kept in this file of the run folder."""
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored, dict) and isinstance(stored.get("id"), str):
+            return stored["id"]
+    name = secrets.token_hex(4)  # eight letters and digits, as the service's own are
+    write_json(path, {"id": name})
+    return name
 
 
 class WandBTracker:

@@ -4,31 +4,36 @@
       adapter/             the trained weights for plain diffusers (a LoRA, or a transformer folder)
       average/             the same of the moving average, if there is one
       state.safetensors    trained weights, moving average, optimiser moments, in float32
-      state.json           counters, held-out means at that moment, SHA-256 of every other file and of itself
+      state.json           counters, held-out means at that moment, what the run stood on and how far its logs went,
+                           SHA-256 of every other file and of itself
 
 Noise and prompts are keyed by (seed, iteration), so there is no generator state to keep.
 """
 
-import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from stepcredit.errors import NumericsError, RunError, WeightsError
+from stepcredit.files.seal import digest, opened, sealed
+from stepcredit.files.text import new_beside, resume_line
 from stepcredit.protocols import Policy
+from stepcredit.runs import entries
+from stepcredit.runs.ground import Ground
+from stepcredit.runs.log import Extent
 from stepcredit.training.anchors import Average
 from stepcredit.training.finite import all_finite
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_ATTEMPTS = 5  # at reading a checkpoint while a run writes
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,30 @@ class Counters:
     held_out: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a run stood on when a checkpoint was written: its ground, its logs so far, and its look at the base.
+
+    Example: `Standing(Ground({"seed": 0}), {"metrics.jsonl": Extent(12, "9f86...")}, base="77de...")`.
+    """
+
+    ground: Ground
+    logs: Mapping[str, Extent] = field(default_factory=dict)
+    base: str | None = None
+    """The digest of the look at the base; None where it has none."""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Standing":
+        """As state.json has it."""
+        logs = {name: Extent(**extent) for name, extent in stored["logs"].items()}
+        return cls(Ground.read(stored["ground"]), logs, stored["base"])
+
+    def plain(self) -> dict[str, Any]:
+        """For state.json."""
+        logs = {name: asdict(extent) for name, extent in self.logs.items()}
+        return {"ground": self.ground.plain(), "logs": logs, "base": self.base}
+
+
 def save(
     folder: Path,
     policy: Policy,
@@ -54,6 +83,7 @@ def save(
     iteration: int,
     silent: Mapping[str, int] | None = None,
     held_out: Mapping[str, float] | None = None,
+    standing: Standing | None = None,
 ) -> Path:
     """Write the checkpoint after `iteration` finished iterations; returns its folder.
 
@@ -61,23 +91,24 @@ def save(
     """
     _refuse_not_finite(policy, optimiser, average, iteration)
     target = folder / f"{iteration:06d}"
-    writing = folder / f".{iteration:06d}.writing"
+    writing = new_beside(target)
     try:
-        shutil.rmtree(writing, ignore_errors=True)  # left by a process that was killed here
         writing.mkdir(parents=True)
         optimiser_steps = _write_weights(writing, policy, optimiser, average)
         average_steps = average.steps if average else 0
-        _write_state(writing, Counters(iteration, optimiser_steps, average_steps, silent or {}, held_out or {}))
+        _write_state(
+            writing, Counters(iteration, optimiser_steps, average_steps, silent or {}, held_out or {}), standing
+        )
         _flush(writing)
         # A folder cannot be renamed onto one that holds something: a checkpoint of this number, damaged or whole, goes.
-        shutil.rmtree(target, ignore_errors=True)
+        entries.remove(target)
         os.replace(writing, target)
     except (OSError, SafetensorError) as error:
         # Often the disk is full: what was half written is the first thing to give back.
-        shutil.rmtree(writing, ignore_errors=True)
+        entries.remove(writing)
         raise RunError(
             f"checkpoint {target} could not be written ({error}); earlier checkpoints are whole. "
-            f"Make room, then go on with: stepcredit train --resume {folder.parent}"
+            f"Make room, then go on with: {resume_line(folder.parent)}"
         ) from error
     return target
 
@@ -120,42 +151,57 @@ def _write_weights(folder: Path, policy: Policy, optimiser: torch.optim.Optimize
     return optimiser_steps
 
 
-def _write_state(folder: Path, counters: Counters) -> None:
+def _write_state(folder: Path, counters: Counters, standing: Standing | None) -> None:
     """Last of all files, because it has the digests of the others."""
-    state = {**asdict(counters), "files": _digests(folder)}
-    state["sha256"] = _seal(state)
+    stood_on = {} if standing is None else {"standing": standing.plain()}
+    state = sealed({**asdict(counters), **stood_on, "finite": True, "files": _digests(folder)})
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n")
 
 
 def listed(folder: Path) -> list[Path]:
     """All checkpoints, oldest first, whole or damaged."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    return list(entries.numbered(folder).values())
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is exactly what was written."""
     try:
         state = json.loads((checkpoint / "state.json").read_text())
-        seal = state.pop("sha256")
+        state["sha256"]  # one without a seal is none of ours
         digests = dict(state["files"])
     except FileNotFoundError:
         return "state.json is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"state.json cannot be read ({error})"
-    if seal != _seal(state):
+    try:
+        numbered_as = f"{opened(state)['iteration']:06d}"
+    except (ValueError, KeyError):
         return "state.json is not what was written"
-    for name, digest in digests.items():
+    if numbered_as != checkpoint.name:
+        return f"it is checkpoint {numbered_as} under another name"
+    return _damaged_file(checkpoint, digests) or (None if state.get("finite") else _unchecked_numbers(checkpoint))
+
+
+def _damaged_file(checkpoint: Path, digests: Mapping[str, str]) -> str | None:
+    """The first file that is not what was written, and why."""
+    for name, written in digests.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if _digest(path) != digest:
+        if digest(path) != written:
             return f"{name} is not what was written"
+    return None
+
+
+def _unchecked_numbers(checkpoint: Path) -> str | None:
+    """Whether numbers are numbers where `save` did not look yet: it wrote down what an optimiser step had left."""
     try:
-        tensors = load_file(checkpoint / "state.safetensors")
+        with safe_open(checkpoint / "state.safetensors", framework="pt") as file:
+            # One at a time: together they may be larger than the main memory.
+            finite = all(all_finite([file.get_tensor(name)]) for name in file.keys())  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         return f"state.safetensors cannot be read ({error})"
-    # Written whole, and worth nothing: versions before `save` looked wrote down what an optimiser step had left.
-    return None if all_finite(list(tensors.values())) else "state.safetensors holds NaN or infinity"
+    return None if finite else "state.safetensors holds NaN or infinity"
 
 
 def newest(folder: Path) -> tuple[Path, list[str]]:
@@ -165,6 +211,8 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
         reason = damage(path)
         if reason is None:
             return path, passed
+        if not path.is_dir():
+            continue  # removed just now, by a run that goes on and keeps only the last few
         passed.append(f"checkpoint {path} is damaged: {reason}")
     reasons = "; ".join(passed) or "the run stopped before its first one"
     raise RunError(f"{folder} holds no whole checkpoint: {reasons}")
@@ -194,9 +242,9 @@ def prune(folder: Path, *, keep: int, best: str | None) -> None:
             stay.add(max(looked_at, key=lambda path: means[path]))
     for path in checkpoints:
         if path not in stay:
-            doomed = path.with_name(f".{path.name}.removed")
+            doomed = new_beside(path)
             os.replace(path, doomed)  # a half-removed checkpoint must not look like a damaged one
-            shutil.rmtree(doomed, ignore_errors=True)
+            entries.remove(doomed)
 
 
 def counters(checkpoint: Path) -> Counters:
@@ -206,6 +254,15 @@ def counters(checkpoint: Path) -> Counters:
         # The file holds more than counters, and one of an older version may hold fewer of them.
         return Counters(**{item.name: stored[item.name] for item in fields(Counters) if item.name in stored})
     except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{checkpoint / 'state.json'} cannot be read ({error})") from None
+
+
+def standing(checkpoint: Path) -> Standing | None:
+    """What the run stood on then; None of a checkpoint of an older version, which does not say it."""
+    try:
+        stored = json.loads((checkpoint / "state.json").read_text()).get("standing")
+        return None if stored is None else Standing.read(stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{checkpoint / 'state.json'} cannot be read ({error})") from None
 
 
@@ -246,6 +303,21 @@ def restore_weights(checkpoint: Path, policy: Policy, *, raw: bool = False) -> L
     return kind
 
 
+def restore_newest(folder: Path, policy: Policy, *, raw: bool = False) -> tuple[Path, Literal["average", "trained"]]:
+    """The same of the newest whole checkpoint; returns it, too.
+
+    A run that goes on meanwhile removes checkpoints: one that vanishes while it is read is passed over for a newer one.
+    """
+    for _ in range(_ATTEMPTS):
+        path = newest(folder)[0]
+        try:
+            return path, restore_weights(path, policy, raw=raw)
+        except WeightsError:
+            if path.is_dir():
+                raise
+    raise RunError(f"{folder}: checkpoints were removed while they were read, {_ATTEMPTS} times; try again")
+
+
 def _tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(checkpoint / "state.safetensors")
@@ -268,16 +340,7 @@ def _fill(targets: Sequence[torch.Tensor], tensors: Mapping[str, torch.Tensor], 
 
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(state: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
 
 
 def _flush(folder: Path) -> None:

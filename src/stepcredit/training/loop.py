@@ -4,21 +4,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from shlex import quote
 from typing import Any
 
 from stepcredit.evaluation import held_out
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.files import media
+from stepcredit.files.text import resume_line
 from stepcredit.parts.observers import Similarity
 from stepcredit.protocols import Progress, Tracker
 from stepcredit.recipe.recipe import Recipe
+from stepcredit.runs import looks
 from stepcredit.runs.folder import RunFolder
+from stepcredit.runs.ground import Ground
+from stepcredit.runs.log import read_lines
 from stepcredit.runs.looks import Look, Weights
-from stepcredit.runs.reader import read_lines
 from stepcredit.runs.silence import silences
 from stepcredit.training import checkpoint
-from stepcredit.training.checkpoint import Counters
+from stepcredit.training.checkpoint import Counters, Standing
 from stepcredit.training.interrupt import Interrupt, Stopped
 from stepcredit.training.last_metre import attempt
 from stepcredit.training.last_whole import LastWhole
@@ -30,7 +32,7 @@ from stepcredit.training.watch import Teaching, watch_rewards
 
 @dataclass(frozen=True)
 class Loop:
-    """A run: its recipe and parts, how it is evaluated, where it is written, who is told."""
+    """A run: its recipe and parts, how it is evaluated, where it is written, who is told, and what it stands on."""
 
     recipe: Recipe
     parts: Parts
@@ -39,6 +41,7 @@ class Loop:
     trackers: Sequence[Tracker]
     progress: Progress
     interrupt: Interrupt
+    ground: Ground
 
     def run(self, start: Counters, base: Look | None = None) -> list[Difference] | None:
         """Train from `start` to the recipe's end; returns base against tuned, or None if it was interrupted.
@@ -141,9 +144,7 @@ class Loop:
                 error.add_note(f"what was trained since the last checkpoint could not be saved: {failure}")
             return
         if saved:
-            error.add_note(
-                f"saved after {saved} iterations; go on with: stepcredit train --resume {quote(str(self.folder.path))}"
-            )
+            error.add_note(f"saved after {saved} iterations; go on with: {resume_line(self.folder.path)}")
 
     def _save_whole(self, start: Counters, last: LastWhole) -> int:
         """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
@@ -230,5 +231,6 @@ class Loop:
             iteration=finished,
             silent=silent,
             held_out=means,
+            standing=Standing(self.ground, self.folder.extents(), looks.seal(self.folder.path / "samples" / "000000")),
         )
         checkpoint.prune(self.folder.checkpoints, keep=output.keep, best=output.keep_best)

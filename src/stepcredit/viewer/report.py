@@ -12,6 +12,7 @@ from stepcredit.evaluation.paired import Difference, HackingGap, hacking_gap
 from stepcredit.files.media import data_uri
 from stepcredit.files.text import write_text
 from stepcredit.runs.looks import Look
+from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.panels.sections import SECTIONS
 from stepcredit.viewer.panels.steps import groups
@@ -73,7 +74,7 @@ def render(reader: RunReader) -> str:
         title=f"{reader.path.resolve().name}: {reader.method}",
         run=reader,
         state=state(story),
-        verdict=verdict(story, rows),
+        verdict=[*verdict(story, rows), *notes(reader)],
         rows=rows,
         gap=_gap(story),
         captions=len(set(story.last.prompts)) if story.last else 0,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stepcredit.evaluation.paired import Difference, HackingGap
 from stepcredit.files import screen
+from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import RunReader
 from stepcredit.viewer.panels.steps import step_weights
 from stepcredit.viewer.panels.story import Story
@@ -116,6 +117,8 @@ def show(run: RunReader, console: Console) -> None:
     console.print(f"[bold]{screen.name(run.method)}[/] {where}", soft_wrap=True)
     for sentence in verdict(story, rows):
         console.print(screen.literal(sentence), highlight=False)
+    for note in notes(run):
+        console.print(screen.plain(note), style="yellow", highlight=False, markup=False)
     if rows:
         console.print(differences(rows, set(run.trained)))
         _warn(unscored(rows), console)
