@@ -100,11 +100,11 @@ def go_on(folder: Path) -> list[str]:
 
 @dataclass
 class Score:
-    """What became of the kills, e.g. `Score(Counter(evaluate=3), lost=[], wrong=[])`."""
+    """What became of the kills, e.g. `Score(Counter(evaluate=3), lost=[], differing=[])`."""
 
     kills: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
 
     def repeated(self, what: str, failure: str | None) -> None:
         if failure is not None:
@@ -113,7 +113,7 @@ class Score:
 
     def compared(self, what: str, different: Sequence[str]) -> None:
         if different:
-            self.wrong.append(f"{what}: {', '.join(different[:5])}")
+            self.differing.append(f"{what}: {', '.join(different[:5])}")
             print(f"  DIFFERS in {', '.join(different[:5])}", flush=True)
 
 
@@ -308,8 +308,8 @@ def main() -> None:
             else:
                 kill_on_finished(what, reference, finished, durations[what], place, chooser, score)
     kinds = ", ".join(f"{count} in {what}" for what, count in score.kills.items())
-    print(f"{score.kills.total()} kills ({kinds}): {len(score.lost)} lost, {len(score.wrong)} wrong")
-    sys.exit(bool(score.lost or score.wrong))
+    print(f"{score.kills.total()} kills ({kinds}): {len(score.lost)} lost, {len(score.differing)} wrong")
+    sys.exit(bool(score.lost or score.differing))
 
 
 if __name__ == "__main__":

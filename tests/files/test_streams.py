@@ -28,15 +28,8 @@ class Gone(io.StringIO):
         raise OSError(self._number, os.strerror(self._number))
 
 
-@pytest.fixture
-def errors(monkeypatch):
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_output_that_is_gone_is_said_once_and_tried_no_more(monkeypatch, errors, number):
+def test_output_that_is_gone_is_said_once_and_tried_no_more(monkeypatch, capsys, number):
     gone = Gone(number)
     monkeypatch.setattr(sys, "stdout", gone)
     with unbroken():
@@ -44,18 +37,19 @@ def test_output_that_is_gone_is_said_once_and_tried_no_more(monkeypatch, errors,
             print("a line")
             Console().print("[bold]another[/]")
     assert gone.tries == 1
-    assert errors.getvalue().count("standard output is gone") == 1
-    assert os.strerror(number) in errors.getvalue()
+    said = capsys.readouterr().err
+    assert said.count("standard output is gone") == 1
+    assert os.strerror(number) in said
     assert sys.stdout is gone
 
 
-def test_a_stream_that_somebody_closed_is_gone_too(monkeypatch, errors):
+def test_a_stream_that_somebody_closed_is_gone_too(monkeypatch, capsys):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     with unbroken():
         stream.close()
         print("a line")
-    assert "standard output is gone (I/O operation on closed file)" in errors.getvalue()
+    assert "standard output is gone (I/O operation on closed file)" in capsys.readouterr().err
 
 
 def test_with_both_gone_work_goes_on_in_silence(monkeypatch):
@@ -73,14 +67,14 @@ def test_without_any_stream_nothing_is_guarded(monkeypatch):
         print("a line")
 
 
-def test_a_text_that_does_not_fit_is_no_stream_that_is_gone(monkeypatch, errors):
+def test_a_text_that_does_not_fit_is_no_stream_that_is_gone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     with unbroken(), pytest.raises(UnicodeEncodeError):
         print("ü")
-    assert errors.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
-def test_a_stream_that_works_is_asked_what_it_is_and_gets_everything(monkeypatch, errors):
+def test_a_stream_that_works_is_asked_what_it_is_and_gets_everything(monkeypatch, capsys):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     with unbroken():
@@ -89,11 +83,11 @@ def test_a_stream_that_works_is_asked_what_it_is_and_gets_everything(monkeypatch
             assert sys.stdout is guarded  # a run inside a command
             print("a line")
         assert guarded.isatty() is False
-    assert (stream.getvalue(), errors.getvalue()) == ("a line\n", "")
+    assert (stream.getvalue(), capsys.readouterr().err) == ("a line\n", "")
 
 
 @pytest.mark.parametrize("command", [["recipes"], ["methods"]])
-def test_a_command_whose_reader_has_gone_ends_as_if_somebody_read_it(monkeypatch, errors, command):
+def test_a_command_whose_reader_has_gone_ends_as_if_somebody_read_it(monkeypatch, capsys, command):
     """As in `stepcredit methods | head -1`; rich would end the process with 1."""
     codes = []
     monkeypatch.setattr(sys, "stdout", Gone(errno.EPIPE))
@@ -101,4 +95,4 @@ def test_a_command_whose_reader_has_gone_ends_as_if_somebody_read_it(monkeypatch
         ends.setattr(sys, "exit", lambda code=0: codes.append(code))
         main(command)
     assert not any(codes)
-    assert "Traceback" not in errors.getvalue()
+    assert "Traceback" not in capsys.readouterr().err
