@@ -17,7 +17,7 @@ ALL = "+"  # of a silence that is all objectives'; no name of an objective holds
 class Silence:
     """What has taught nothing, and in how many of how many iterations.
 
-    Such as `Silence("hps", "siblings always score the same (0.5), so there is nothing to compare", 12, 40)`.
+    Such as `Silence("hps", "siblings score the same to within rounding (0.5), ...", 12, 40)`.
     """
 
     objective: str
@@ -51,10 +51,10 @@ def silent_now(line: Mapping[str, Any], objectives: Sequence[str], groups: int) 
 
 def _flat(mean: float, spread: float | None) -> str:
     if not spread:
-        return f"siblings always score the same ({mean:g}), so there is nothing to compare"
+        return f"siblings score the same to within rounding ({mean:g}), so there is nothing to compare"
     return (
-        f"siblings' scores differ by {spread:.0e} at {mean:g}, which is no more than rounding, so there is nothing to "
-        "compare; take off the offset in a reward of your own, in float64"
+        f"siblings' scores differ by {spread:.0e} at {mean:g}, which may be rounding, so there is nothing to compare; "
+        "if they do differ, take off what they have in common, in float64"
     )
 
 
