@@ -25,6 +25,7 @@ from stepcredit.errors import RecipeError, RunError, StepcreditError
 from stepcredit.exporting import card, hub
 from stepcredit.exporting.card import Base, Exported, Kind, Weights
 from stepcredit.files.text import write_json, write_text
+from stepcredit.files.whole import load_whole
 from stepcredit.policies import lora_file
 from stepcredit.policies.families import family_of
 from stepcredit.policies.loading import load_pipeline
@@ -187,7 +188,7 @@ def _merge(source: Path, networks: tuple[str, ...], recipe: Recipe, writing: Pat
             lora_file.merge(network, lora_file.read(files[name], family.lora_prefix()))
         else:
             # Trained in float32; the base's dtype is what the rest of the pipeline is written in.
-            trained = type(network).from_pretrained(source / name, dtype=network.dtype, use_safetensors=True)
+            trained = load_whole(type(network), source / name, dtype=network.dtype)
             pipe.register_modules(**{name: trained})
     pipe.save_pretrained(writing, safe_serialization=True)
 
