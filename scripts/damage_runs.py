@@ -2,6 +2,7 @@
 
     python scripts/damage_runs.py --seed 0          some damages of each file, minutes
     python scripts/damage_runs.py --all             every damage of every file
+    python scripts/damage_runs.py --only credit     what lies there alone
 
 A command may print what it prints for a whole run, or refuse with a sentence (exit code 2), or print something else
 with a sentence that says what is not as it was. It may neither end in a traceback nor print other numbers without a
@@ -227,6 +228,8 @@ def damage_all(whole: Path, place: Path, options: argparse.Namespace, wanted: di
     chooser = random.Random(options.seed)
     tally = Tally()
     for path, ways in targets(whole / "run", everything=options.all):
+        if not path.as_posix().startswith(options.only):
+            continue
         names = sorted(ways) if options.all else chooser.sample(sorted(ways), min(options.each, len(ways)))
         for name in names:
             number = chooser.random()
@@ -261,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, default=3, help="damages of each file")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", default="", help="how the paths of what is damaged begin")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "place"  # always the same: paths are part of what is printed

@@ -124,8 +124,14 @@ def describe_run(folder):
 
 def describe_keys(name, value):
     yield f"{re.sub(r'[0-9]+', 'N', name)}:"
-    for key in dict.fromkeys(re.sub(r"/\d+\b", "/N", key) for key in sorted(keys(value))):
+    for key in dict.fromkeys(map(in_general, sorted(keys(value)))):
         yield f"    {key}"
+
+
+def in_general(key):
+    """A key without the numbers in it, and without what hangs on the recipe: its keys, files and rewards."""
+    key = re.sub(r"^(standing\.ground\.\w+)\..*", r"\1", key)
+    return re.sub(r"/\d+\b|\b\d{4}(?=\.png)", lambda number: "/N" if number[0].startswith("/") else "N", key)
 
 
 def surface(run):
