@@ -51,7 +51,7 @@ def test_pictures_are_framed_by_the_first_exact_score(tmp_path, monkeypatch, exa
         return Look(0, "base", ("taste", "right"), (0, 1), ("x", "y"), np.array(scores), pictures)
 
     drawn = []
-    monkeypatch.setattr(loop, "before_after", lambda *places, marks, fps: drawn.append(marks))
+    monkeypatch.setattr(looking, "before_after", lambda *places, marks, fps: drawn.append(marks))
     base, tuned = look([[1.0, 0.0], [np.nan, 1.0]]), look([[0.0, 1.0], [0.5, 1.0]])
     folder = RunFolder.create(tmp_path / "run")
     looking.draw_before_after(folder, base, tuned, [0, 1], exact)

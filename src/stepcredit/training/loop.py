@@ -124,7 +124,7 @@ class Loop:
         self._listeners.unscored(tuned)
         self._listeners.pictures(tuned.among(watched))
         silent = silences(self._metrics(), self.parts.rewards.names, self.parts.prompt_count)
-        summary = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
+        summary: dict[str, Any] = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
         self.folder.write_json("result.json", summary)
         picture = f"before_after{media.suffix(base.fps)}"
 
@@ -150,9 +150,9 @@ class Loop:
         """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
         newest = last.newest()
         # One that is there already has the means of its look, too; before the first iteration there is nothing to save.
-        has_news = newest is not None and newest > start.iteration
-        if has_news and not (self.folder.checkpoints / f"{newest:06d}").is_dir():
-            self._save(newest, last.silent, {})
+        if newest is not None and newest > start.iteration:
+            if not (self.folder.checkpoints / f"{newest:06d}").is_dir():
+                self._save(newest, last.silent, {})
         saved = checkpoint.listed(self.folder.checkpoints)
         return int(saved[-1].name) if saved else 0
 
