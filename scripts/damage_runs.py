@@ -149,6 +149,8 @@ def ask(arguments: list[str], *results: Path) -> Answer:
         code = int(stop.code or 0)
     except Exception:  # whatever it is, it is what this script looks for
         crash = traceback.format_exc()
+    if code or crash:
+        return Answer(code, page.getvalue(), crash)  # what it was to write may be the damaged file itself
     return Answer(code, page.getvalue(), crash, tuple(content(path) for path in results if path.is_file()))
 
 
