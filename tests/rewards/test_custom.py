@@ -8,16 +8,22 @@ from stepcredit.errors import RecipeError
 from stepcredit.rewards.custom import Custom
 from stepcredit.rewards.suite import RewardSuite
 
-HELPER = "def score(media, texts):\n    return [0.5] * len(media)\n"
+HELPER = """
+import functools
+def score(media, texts):
+    return [0.5] * len(media)
+def passed_on(function):
+    return functools.wraps(function)(lambda media, texts: function(media, texts))
+"""
 JUDGES = """
 import functools
-from their_lab.helper import score
+from their_lab.helper import passed_on, score
 def own(media, texts): return score(media, texts)
 class Judge:
     def __call__(self, media, texts): return score(media, texts)
 judge = Judge()
 partial = functools.partial(own)
-wrapped = functools.wraps(own)(lambda media, texts: own(media, texts))
+wrapped = passed_on(own)
 def __getattr__(name):
     raise SystemExit(name)
 """

@@ -263,4 +263,4 @@ def test_a_second_signal_is_heard_while_a_reward_hangs(theirs, tmp_path, monkeyp
         theirs.released.set()
         signal.signal(signal.SIGTERM, stay)
     assert stopped.interrupted == signal.SIGTERM
-    assert len(sent) >= 2
+    assert 2 <= len(sent) < 50  # the hang itself lasts 30 s
