@@ -144,9 +144,10 @@ def _load(folder: Path) -> Any:
         return load_whole(CLIPModel, folder, dtype=torch.float32)
     tensors = {name: tensor.float() for file in weight_files(folder) for name, tensor in load_file(file).items()}
     config = CLIPConfig.from_pretrained(folder)
-    model, report = CLIPModel.from_pretrained(
+    loaded: Any = CLIPModel.from_pretrained(
         None, config=config, state_dict=renamed(tensors), output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, report = loaded
     refuse_partial(folder, Report.of(report))
     return model
 
