@@ -45,14 +45,11 @@ class Clip:
         self.model = model.eval().requires_grad_(False).to(device)
         # Only the colours are taken: a processor resizes with Pillow or with torch, by the version of transformers.
         processor = json.loads(_file(here, "preprocessor_config.json").read_text())
+        self.width: int = self.model.config.projection_dim
+        """Numbers in an embedding."""
         self.side = self.model.config.vision_config.image_size
         self.mean = torch.tensor(processor["image_mean"])
         self.std = torch.tensor(processor["image_std"])
-
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        return self.model.config.projection_dim
 
     @torch.no_grad()
     def pictures(self, images: Pictures, *, letterbox: bool = False) -> Float[Tensor, "B D"]:
