@@ -26,7 +26,7 @@ MUSUBI |= {f"lora_unet_blocks_{i}_ffn_2": (48, 96) for i in (0, 1)}
 UNET = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
 
 
-def written(path, modules, down="lora_down", up="lora_up", *, alpha=ALPHA):
+def written(path, modules, down="lora_down", up="lora_up", *, alpha: float | None = ALPHA):
     """A file with the matrices of these modules, `[out, in]` each, drawn from a seed."""
     random = torch.Generator().manual_seed(0)
     tensors = {}

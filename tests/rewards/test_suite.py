@@ -336,10 +336,9 @@ def test_a_path_that_leads_nowhere_is_refused(their_module, path, reason):
 
 
 class FakeClip(Clip):
-    width = 6
-
     def __init__(self):
         """No model."""
+        self.width = 6
 
     def pictures(self, images, *, letterbox=False):
         return F.normalize(torch.from_numpy(images.reshape(len(images), -1)[:, :6]).float(), dim=-1)

@@ -45,14 +45,11 @@ class Clip:
         self.model = model.eval().requires_grad_(False).to(device)
         # Only the colours are taken: a processor resizes with Pillow or with torch, by the version of transformers.
         processor = json.loads(_file(here, "preprocessor_config.json").read_text())
+        self.width: int = self.model.config.projection_dim
+        """Numbers in an embedding."""
         self.side = self.model.config.vision_config.image_size
         self.mean = torch.tensor(processor["image_mean"])
         self.std = torch.tensor(processor["image_std"])
-
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        return self.model.config.projection_dim
 
     @torch.no_grad()
     def pictures(self, images: Pictures, *, letterbox: bool = False) -> Float[Tensor, "B D"]:
@@ -144,9 +141,10 @@ def _load(folder: Path) -> Any:
         return load_whole(CLIPModel, folder, dtype=torch.float32)
     tensors = {name: tensor.float() for file in weight_files(folder) for name, tensor in load_file(file).items()}
     config = CLIPConfig.from_pretrained(folder)
-    model, report = CLIPModel.from_pretrained(
+    loaded: Any = CLIPModel.from_pretrained(
         None, config=config, state_dict=renamed(tensors), output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, report = loaded
     refuse_partial(folder, Report.of(report))
     return model
 
