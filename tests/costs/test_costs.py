@@ -25,7 +25,7 @@ from stepcredit.errors import MemoryNeeded, WeightsError, during, phase_of
 from stepcredit.policies.text import TextCache
 from stepcredit.recipe.load import validate
 from stepcredit.recipe.recipe import Training
-from stepcredit.rollout import engine
+from stepcredit.rollout import decoding, engine
 from stepcredit.training import update
 from stepcredit.training.step import step
 
@@ -403,7 +403,7 @@ def test_what_does_not_fit_at_all_is_told_what_else_to_change(monkeypatch):
     ("phase", "module", "function"),
     [
         ("rollout", engine, engine.RollOut.__call__),
-        ("decode", engine, engine.decode),
+        ("decode", decoding, decoding.decode),
         ("update", update, update.Recompute.apply),
     ],
 )

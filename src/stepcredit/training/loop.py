@@ -110,7 +110,7 @@ class Loop:
         self._tell(tuned)
         self._show(tuned.among(watched))
         silent = silences(self._metrics(), self.parts.rewards.names, self.parts.prompt_count)
-        summary = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
+        summary: dict[str, Any] = {**summarise(base, tuned, self.recipe.objectives), "silent": list(map(str, silent))}
         self.folder.write_json("result.json", summary)
         draw_before_after(self.folder, base, tuned, watched, self.evaluator.rewards.exact)
         return [Difference.read(row) for row in summary["rows"]]
@@ -158,10 +158,7 @@ class Loop:
 
     def _report(self, done: Step, seconds: float, now: Look | None, teaching: Teaching) -> None:
         """One iteration, with its look if there was one, to everybody who wants to know."""
-        looked: dict[str, float] = {}
-        for name, mean in now.means().items() if now else ():
-            missing = now.unscored()[name]
-            looked |= {f"held_out/{name}": mean} | ({f"held_out/{name}/unscored": float(missing)} if missing else {})
+        looked = _held_out_metrics(now) if now else {}
         report = replace(done.report, metrics={**done.report.metrics, **looked, "time/seconds": seconds})
         credit: dict[str, np.ndarray] = {
             "credit/weights": done.credit.weights.float().numpy(),
@@ -225,6 +222,17 @@ def look(
         micro_batch=recipe.rollout.micro_batch,
         only=only,
     )
+
+
+def _held_out_metrics(look: Look) -> dict[str, float]:
+    """Means of a look, and beside them how many pictures they are not over, where there are any."""
+    metrics: dict[str, float] = {}
+    unscored = look.unscored()
+    for name, mean in look.means().items():
+        metrics[f"held_out/{name}"] = mean
+        if unscored[name]:
+            metrics[f"held_out/{name}/unscored"] = float(unscored[name])
+    return metrics
 
 
 def draw_before_after(
