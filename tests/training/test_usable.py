@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from rich.console import Console
 from fakes import PROMPTS, Brightness, Constant, FakePolicy, make_parts_of, make_recipe
 from stepcredit import api
 from stepcredit.errors import NumericsError, RunError, WeightsError
+from stepcredit.policies.family import to_unit
 from stepcredit.prompts.sources import Listed
 from stepcredit.rewards.diversity import Diversity
 from stepcredit.rewards.suite import RewardSuite
+from stepcredit.runs.looks import Look
 from stepcredit.runs.reader import RunReader
 from stepcredit.runs.silence import silences, silent_now
 from stepcredit.training import checkpoint
@@ -159,9 +162,26 @@ def test_a_checkpoint_that_holds_nan_is_damaged_and_is_not_written(tmp_path, mon
     assert "holds NaN or infinity" in passed[0]
     with pytest.raises(RunError, match="NaN or infinity"):
         checkpoint.numbered(tmp_path, 2)
-    for read in (checkpoint.restore_weights, lambda *some: checkpoint.restore(*some, descent, None)):
-        with pytest.raises(WeightsError, match="NaN or infinity"):
-            read(bad, policy)
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        checkpoint.restore_weights(bad, policy)
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        checkpoint.restore(bad, policy, descent, None)
+
+
+def test_an_autoencoder_that_overflows_draws_no_white_picture():
+    drawn = to_unit(torch.tensor([-3.0, 0.0, 1.0, torch.inf, -torch.inf, torch.nan]))
+    assert drawn[:3].tolist() == [0.0, 0.5, 1.0]
+    assert drawn[3:].isnan().all()
+
+
+def test_the_best_checkpoint_is_chosen_among_looks_at_the_same_pictures():
+    """Without its hard pictures a look has a higher mean."""
+    scores = np.array([[0.9, np.nan], [0.1, 0.5]])
+    base = Look(0, "base", ("a", "b"), (0, 1), ("x", "y"), scores, {})
+    assert base.comparable_means(base) == {"a": 0.5, "b": 0.5}
+    fewer = replace(base, scores=np.array([[0.9, np.nan], [np.nan, 0.6]]))
+    assert fewer.comparable_means(base) == {"b": 0.6}
+    assert fewer.unscored() == {"a": 1, "b": 1}
 
 
 class Scaled(Brightness):

@@ -44,7 +44,8 @@ class Difference:
     def read(cls, stored: Mapping[str, Any]) -> "Difference":
         """A row of result.json, in which null stands for NaN."""
         numbers = {name: math.nan if stored[name] is None else float(stored[name]) for name in _NUMBERS}
-        return cls(**{**stored, **numbers})
+        fields: dict[str, Any] = {**stored, **numbers}
+        return cls(**fields)
 
     @property
     def coverage(self) -> str:
@@ -169,7 +170,8 @@ class HackingGap:
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "HackingGap":
         """That of result.json, which may be of a version that did not say how many pictures it is on."""
-        return cls(**{**stored, "left_out": tuple(stored.get("left_out", ()))})
+        fields: dict[str, Any] = {**stored, "left_out": tuple(stored.get("left_out", ()))}
+        return cls(**fields)
 
     @property
     def coverage(self) -> str:
