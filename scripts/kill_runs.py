@@ -166,7 +166,7 @@ def kill_a_run(folder: Path, place: Path, chooser: random.Random, score: Score, 
             break
         score.kills[moment] += 1
         print(
-            f"{score.kills.total():4d} {folder.name}, {moment}: {number.name} after {lines(folder)} iterations",
+            f"{score.kills.total():4d} {folder.name}, {moment}: {number.name} after {iterations(folder)} iterations",
             flush=True,
         )
         score.repeated(folder.name, Command(["show", str(folder)], place).finish())
@@ -237,7 +237,12 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def lines(folder: Path) -> int:
+def newest(folder: Path) -> int:
+    """Iterations of the last checkpoint that is whole."""
+    return max((int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")), default=0)
+
+
+def iterations(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return sum(1 for _ in path.open("rb")) if path.exists() else 0
 

@@ -67,8 +67,8 @@ def slope(hours: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Growth an hour, and half of its 95 % interval."""
     middles = [part.mean() for part in np.array_split(hours, STRETCHES)]
     means = [part.mean() for part in np.array_split(values, STRETCHES)]
-    line = stats.linregress(middles, means)
-    return line.slope, line.stderr * stats.t.ppf(0.975, STRETCHES - 2)
+    (growth, _), covariance = np.polyfit(middles, means, 1, cov=True)
+    return float(growth), float(np.sqrt(covariance[0, 0]) * stats.t.ppf(0.975, STRETCHES - 2))
 
 
 def judge(samples: list[dict[str, float]]) -> list[str]:

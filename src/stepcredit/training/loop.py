@@ -150,9 +150,8 @@ class Loop:
         """Save the newest whole iteration unless it is; returns how many iterations the newest checkpoint has."""
         newest = last.newest()
         # One that is there already has the means of its look, too; before the first iteration there is nothing to save.
-        if newest is not None and newest > start.iteration:
-            if not (self.folder.checkpoints / f"{newest:06d}").is_dir():
-                self._save(newest, last.silent, {})
+        if newest is not None and newest > start.iteration and not self._is_saved(newest):
+            self._save(newest, last.silent, {})
         saved = checkpoint.listed(self.folder.checkpoints)
         return int(saved[-1].name) if saved else 0
 
@@ -220,6 +219,13 @@ class Loop:
             similarity = done.rollout.seen[Similarity.name].float().numpy()
             texts = [prompt.text for prompt in done.prompts]
             self.folder.credit(report.iteration, done.credit, similarity, done.rewards, texts)
+
+    def _show(self, look: Look) -> None:
+        for tracker in self.trackers:
+            tracker.pictures(look.iteration, "samples", list(look.pictures.values()), look.prompts)
+
+    def _is_saved(self, finished: int) -> bool:
+        return (self.folder.checkpoints / f"{finished:06d}").is_dir()
 
     def _save(self, finished: int, silent: dict[str, int], means: dict[str, float]) -> None:
         output = self.recipe.output
