@@ -14,7 +14,7 @@ Check = Callable[[Any, Any], None]
 """As cyclopts calls it, with a type and a value; ValueError says what was wanted."""
 
 
-def between(least: float, most: float, *, above: bool = False) -> Check:
+def between(least: int | float, most: int | float, *, above: bool = False) -> Check:
     """A number within limits, and never NaN; with `above` it has to be more than the least."""
 
     def check(_: Any, value: Any) -> None:
