@@ -137,11 +137,15 @@ def test_foreign_text_is_made_readable():
         assert lines[-1] == f"... ({len(text):,} characters in all)"
 
 
+def test_a_number_that_python_refuses_to_write_is_shown():
+    assert shown(10**5000) == "a number of about 5,001 digits"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         *[(True, "true"), (None, "null"), (0.5, "0.5"), ("a\nb", '"a\\nb"'), ({"a": [1, None]}, '{"a": [1, null]}')],
-        *[(10**5000, "a number of about 5,001 digits"), ("x" * 100, f'"{"x" * 57}..."'), ({1}, "a set")],
+        *[("x" * 100, f'"{"x" * 57}..."'), ({1}, "a set")],
     ],
 )
 def test_values_are_shown_as_a_recipe_would_have_them(value, text):
