@@ -119,13 +119,14 @@ def test_the_traceback_is_shown_on_request(tmp_path, monkeypatch, capsys):
 
 
 def test_a_terminal_of_another_encoding_and_twenty_columns_fails_at_nothing(monkeypatch):
-    for stream in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding="ascii"))
     monkeypatch.setenv("COLUMNS", "20")
     assert run("methods") == 0
     assert run("train", "--séed", "3") == 2
     sys.stderr.flush()
-    assert "s\\xe9ed: unknown key" in sys.stderr.buffer.getvalue().decode()
+    assert "s\\xe9ed: unknown key" in written.getvalue().decode()
 
 
 def test_foreign_text_is_made_readable():
