@@ -32,8 +32,8 @@ named. Every key is a flag, too: `--rollout.group_size 16`, `--method.rule.floor
 `stepcredit train RECIPE --dry-run` prints the recipe with every default filled in.
 
 A flag for a key that takes text is that text: `--policy.negative_prompt "blurry # dark: 1"` needs no quotes of its own,
-and `null` is none. Everywhere else, and in files, words are true, false, null, numbers or text; what YAML readers do not
-agree on (`010`, `1:30`, `no`, dates) is refused, and so is a key that two flags set.
+and `null` is none. Everywhere else, and in files, words are true, false, null, numbers or text; what YAML readers do
+not agree on (`010`, `1:30`, `no`, dates) is refused, and so is a key that two flags set.
 
 Where a key has a `type`, the type decides which other keys there are.
 
