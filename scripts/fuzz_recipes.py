@@ -4,7 +4,8 @@
 
 Every case takes a packaged recipe, breaks it in one place, and reads, checks and counts it as `train --dry-run` does,
 in this process. Wanted: no error but those of the package, no case longer than five seconds of computing, every message
-on one screen, and in 95 of 100 messages the full key, `rewards.0.weight`. A case is found again by its number and the seed.
+on one screen, and in 95 of 100 messages the full key, `rewards.0.weight`. A case is found again by its number and
+the seed.
 """
 
 import argparse

@@ -31,6 +31,10 @@ A recipe is a YAML file. A missing key has the default below; an unknown one is 
 named. Every key is a flag, too: `--rollout.group_size 16`, `--method.rule.floor 0`, `--rewards.0.name clip`.
 `stepcredit train RECIPE --dry-run` prints the recipe with every default filled in.
 
+A flag for a key that takes text is that text: `--policy.negative_prompt "blurry # dark: 1"` needs no quotes of its own,
+and `null` is none. Everywhere else, and in files, words are true, false, null, numbers or text; what YAML readers do
+not agree on (`010`, `1:30`, `no`, dates) is refused, and so is a key that two flags set.
+
 Where a key has a `type`, the type decides which other keys there are.
 
 A recipe that names a `package.module` or a `module:name` of its own is code: whoever runs it runs that module. `train`

@@ -31,6 +31,7 @@ _COLUMNS = 120
 _DEEPEST = 3
 _ITEMS = 8
 _DIGITS_PER_BIT = 0.30103
+_BEGINNING = 20_000
 _LINES = 20  # with the prompt and the command above it, that is a screen
 # What terminals take for commands: `ESC [ ... letter`, `ESC ] ... BEL` and `ESC` with one more sign.
 _TERMINAL_COMMAND = re.compile(
@@ -117,7 +118,9 @@ def readable(text: str, *, lines: int = _LINES) -> str:
     | text | a message that quotes files, names or other people's errors |
     | lines | how many lines of 120 columns it may take; a note says how much was left out |
     """
-    plain = "".join(map(_visible, _TERMINAL_COMMAND.sub("", text)))
+    # The rest would not be shown in any case, and may be megabytes.
+    plain = "".join(map(_visible, _TERMINAL_COMMAND.sub("", text[:_BEGINNING])))
+    note = f"... ({len(text):,} characters in all)"
     shown: list[str] = []
     room = lines
     every_line = plain.split("\n")
@@ -126,10 +129,10 @@ def readable(text: str, *, lines: int = _LINES) -> str:
         left = len(every_line) - number - 1
         if needed > room or (room == needed and left):
             shown.append(_cut(line, (room - 1) * _COLUMNS) if room > 1 else "")
-            return "\n".join([*filter(None, shown), f"... ({len(plain):,} characters in all)"])
+            return "\n".join([*filter(None, shown), note])
         shown.append(line)
         room -= needed
-    return "\n".join(shown)
+    return "\n".join([*shown, note] if len(text) > _BEGINNING else shown)
 
 
 def shown(value: Any, *, length: int = 60) -> str:

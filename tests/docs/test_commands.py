@@ -11,6 +11,7 @@ from cyclopts.exceptions import MissingArgumentError, UnknownOptionError
 
 from stepcredit.cli.app import app, main
 from stepcredit.errors import RecipeError
+from stepcredit.recipe.flags import laid_over
 from stepcredit.recipe.load import DEFAULT, load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -62,8 +63,9 @@ def run(words):
     for word in words[1:]:
         arguments += sorted(glob.glob(word)) if "*" in word else [word]
     if arguments[0] == "train" and "--resume" not in arguments and "--dry-run" not in arguments:
-        for key, value in SHORT.items():
-            arguments += [f"--{key}", str(value)]
+        named = len(arguments) > 1 and not arguments[1].startswith("-")
+        short = [f"--{key}={value}" for key, value in SHORT.items()]
+        arguments = [*arguments[: 1 + named], *laid_over(arguments[1 + named :], short)]
     ended = 0
     try:
         main(arguments)

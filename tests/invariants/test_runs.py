@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from stepcredit.api import sample, train
+from stepcredit.recipe.flags import laid_over
 from stepcredit.recipe.load import load_recipe
 
 SMALL = [
@@ -21,7 +22,7 @@ SMALL = [
 
 
 def run(folder, *flags):
-    recipe = load_recipe("recipes/scenes/otca.yaml", [*SMALL, "--output.folder", str(folder), *flags])
+    recipe = load_recipe("recipes/scenes/otca.yaml", laid_over([*SMALL, "--output.folder", str(folder)], flags))
     return train(recipe, console=Console(quiet=True))
 
 

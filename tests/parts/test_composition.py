@@ -211,7 +211,7 @@ def test_pcpo_weighs_all_steps_alike_on_ddim_and_by_their_length_elsewhere():
 def test_a_method_of_likelihood_ratios_refuses_a_sampler_without_noise(name):
     with pytest.raises(RecipeError) as caught:
         make_recipe(method={"type": name, "sampler": {"type": "ode"}})
-    assert 'method.sampler: there is no type "ode"' in str(caught.value)
+    assert 'method.sampler.type: there is no type "ode"' in str(caught.value)
     assert "(known: cps, dance_sde, ddim, flow_sde)" in str(caught.value)
 
 
@@ -247,9 +247,13 @@ def test_the_objective_itself_says_why_it_needs_noise():
         (
             "otca",
             {"sampler": {"type": "flow_sd"}},
-            'method.sampler: there is no type "flow_sd"; did you mean "flow_sde"?',
+            'method.sampler.type: there is no type "flow_sd"; did you mean "flow_sde"?',
         ),
-        ("otca", {"objective": {"loss": {"type": "hing"}}}, 'method.objective.loss: there is no type "hing"; did you'),
+        (
+            "otca",
+            {"objective": {"loss": {"type": "hing"}}},
+            'method.objective.loss.type: there is no type "hing"; did you',
+        ),
     ],
 )
 def test_a_key_that_means_nothing_there_is_refused_by_its_place(name, parts, sentence):

@@ -30,6 +30,14 @@ def test_a_file_holds_one_prompt_a_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_line_ends_end_a_line(tmp_path, separator):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(f'a poster that reads{separator}"summer fair"\na bowl of figs\rfigs\n'.encode())
+    texts = [prompt.text for prompt in build_prompts(FilePrompts(path=path)).prompts]
+    assert texts == [f'a poster that reads{separator}"summer fair"', "a bowl of figs", "figs"]
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(PromptError, match=r"there is no prompt file nowhere\.txt; check `prompts\.path`"):
         build_prompts(FilePrompts(path=Path("nowhere.txt")))

@@ -207,7 +207,7 @@ def test_a_misspelt_setting_in_a_methods_section_is_named(tmp_path):
 def test_a_resolved_recipe_knows_nothing_of_composition():
     assert "methods" in compose(model_recipes()["scenes"])
     assert not {"extends", "methods"} & set(load_recipe("scenes").model_dump())
-    assert "methods: unknown key" in refused("scenes", ["--methods.otca.floor", "1"])
+    assert "methods is for recipe files" in refused("scenes", ["--methods.otca.floor", "1"])
 
 
 # Names

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composing import method
+from stepcredit.errors import RecipeError
 from stepcredit.parts.planning import Window
 from stepcredit.records import Key
 
@@ -123,6 +124,37 @@ def test_a_window_that_does_not_fit_says_what_to_change(room):
     with pytest.raises(ValueError, match=wanted):
         drawn(window=Window(**room))
     drawn(window=Window(**room), train_last=True)  # with the last step it fits
+
+
+LOW_EXPERT = [False, False, False, False, True, True, True, True]
+
+
+def planned(iteration=0, trainable=LOW_EXPERT, **flat):
+    chosen = method("dance_grpo", **flat)
+    sizes = {"steps": N, "prompts": P, "group_size": G, "key": Key(0, iteration)}
+    return chosen.plan.draw(chosen.sampler, **sizes, trainable=torch.tensor(trainable))
+
+
+@pytest.mark.parametrize("per", ["rollout", "prompt"])
+@pytest.mark.parametrize(("size", "wanted"), [(1, {4, 5, 6}), (2, {4, 5}), (3, {4})])
+def test_a_window_is_drawn_among_the_steps_that_the_trained_network_decides(size, wanted, per):
+    plans = [planned(iteration, window=Window(size=size, per=per)) for iteration in range(60)]
+    assert all((plan.trained.sum(-1) == size).all() for plan in plans)
+    assert {start for plan in plans for start in plan.trained.int().argmax(-1).flatten().tolist()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("trainable", "flat"),
+    [
+        (LOW_EXPERT, {"window": Window(size=4)}),
+        (LOW_EXPERT, {"window": Window(size=1, end=4)}),
+        ([True, False] * 4, {"window": Window(size=2)}),
+        ([False] * 7 + [True], {}),
+    ],
+)
+def test_steps_that_the_trained_network_does_not_decide_leave_no_room(trainable, flat):
+    with pytest.raises(RecipeError, match=r"the trained network decides .*rollout\.steps"):
+        planned(trainable=trainable, **flat)
 
 
 # Fractions

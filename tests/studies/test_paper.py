@@ -206,9 +206,9 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch, workers):
     told = []
     stand_in(monkeypatch, told=told)
     todo = paper.cells(tmp_path, ["otca", "tcd"], 2)
-    paper.train_all(todo, ["--x"], budget=600, workers=workers, console=QUIET)
+    paper.train_all(todo, ["--x=1"], budget=600, workers=workers, console=QUIET)
     assert sorted(told) == [
-        (arm, seed, there, ["--x", "--threads", str(max(1, (os.cpu_count() or 1) // workers))])
+        (arm, seed, there, ["--x=1", "--threads", str(max(1, (os.cpu_count() or 1) // workers))])
         for arm, seed, there in (("otca", 1, False), ("tcd", 0, False), ("tcd", 1, True))
     ]
     assert all(cell.finished for cell in todo)

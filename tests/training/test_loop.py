@@ -26,7 +26,7 @@ from stepcredit.evaluation.paired import compare, summarise
 from stepcredit.prompts.sources import Listed
 from stepcredit.rewards.suite import RewardSuite
 from stepcredit.runs.reader import RunReader
-from stepcredit.training import checkpoint, last_whole, loop
+from stepcredit.training import checkpoint, last_whole, looking, loop
 from stepcredit.training.interrupt import Interrupt
 from stepcredit.training.looking import Evaluator
 
@@ -485,7 +485,7 @@ def test_a_run_ends_well_without_its_last_picture_and_says_so(tmp_path, monkeypa
     on_fakes(monkeypatch)
     console = Console(record=True, width=200, file=io.StringIO())
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(loop, "before_after", failure)
+        broken.setattr(looking, "before_after", failure)
         run = api.train(recipe_for(tmp_path / "run"), console=console)
     assert [row.name for row in run.rows] == ["brightness", "contrast", "constant"]
     seen = console.export_text()

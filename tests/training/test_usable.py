@@ -12,6 +12,7 @@ from rich.console import Console
 from fakes import PROMPTS, Brightness, Constant, FakePolicy, make_parts_of, make_recipe
 from stepcredit import api
 from stepcredit.errors import NumericsError, RunError, WeightsError
+from stepcredit.files.seal import opened, sealed
 from stepcredit.policies.family import to_unit
 from stepcredit.prompts.sources import Listed
 from stepcredit.rewards.diversity import Diversity
@@ -157,6 +158,9 @@ def test_a_checkpoint_that_holds_nan_is_damaged_and_is_not_written(tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
     monkeypatch.setattr(checkpoint, "_refuse_not_finite", lambda *_: None)  # as versions wrote it before
     bad = checkpoint.save(tmp_path, policy, descent, None, iteration=2)
+    state = opened(json.loads((bad / "state.json").read_text()))
+    del state["finite"]
+    (bad / "state.json").write_text(json.dumps(sealed(state)))
     path, passed = checkpoint.newest(tmp_path)
     assert (path.name, len(passed)) == ("000001", 1)
     assert "holds NaN or infinity" in passed[0]

@@ -101,7 +101,7 @@ class _Reading:
 
     def __init__(self, text: str) -> None:
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
-        self._event: yaml.Event
+        self._event: Any  # PyYAML's events have no common fields
         self._at: tuple[str, ...] = ()
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._values = 0
@@ -117,7 +117,7 @@ class _Reading:
             raise self._wrong("a second document begins here; a recipe is one, so take the line with --- out")
         return value
 
-    def _next(self) -> yaml.Event:
+    def _next(self) -> Any:
         try:
             self._event = next(self._events)
         except Exception as error:  # a parser of somebody else, before text of somebody else
@@ -142,7 +142,7 @@ class _Reading:
             self._anchors[anchor] = (value, self._values - before + 1)
         return value
 
-    def _untagged(self, event: yaml.Event, key: tuple[str, ...]) -> Any:
+    def _untagged(self, event: Any, key: tuple[str, ...]) -> Any:
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(key)
         if isinstance(event, yaml.MappingStartEvent):
