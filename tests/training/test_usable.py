@@ -9,9 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from fakes import PROMPTS, Brightness, Constant, FakePolicy, make_parts_of, make_recipe
+from fakes import PROMPTS, Brightness, Constant, FakePolicy, batch, make_parts_of, make_recipe
 from stepcredit import api
 from stepcredit.errors import NumericsError, RunError, WeightsError
+from stepcredit.evaluation.held_out import answered, draw_pictures
 from stepcredit.files.seal import opened, sealed
 from stepcredit.policies.family import to_unit
 from stepcredit.prompts.sources import Listed
@@ -274,3 +275,16 @@ def test_scores_that_float32_does_not_know_are_no_scores(tmp_path, monkeypatch):
 def test_a_policy_that_forgot_to_scale_its_pictures_is_refused(tmp_path, monkeypatch):
     with pytest.raises(NumericsError, match=r"wanted pictures in \[0, 1\]"):
         trained(monkeypatch, tmp_path / "run", Faulty(decoder=[1], value=-0.5))
+
+
+def test_pictures_for_people_are_drawn_black_with_a_word():
+    settings = {"members": 4, "steps": 2, "shift": None, "seed": 0, "micro_batch": ROWS}
+    with pytest.warns(UserWarning, match=r"1 of 8 pictures are drawn black: the picture is not finite \(decoder\)"):
+        pictures = draw_pictures(Faulty(decoder=[3]), PROMPTS[:2], **settings)
+    assert [bool(picture.any()) for picture in pictures] == [True] * 3 + [False] + [True] * 4
+
+
+def test_the_checker_is_not_asked_about_a_picture_that_is_lost():
+    pictures = batch(np.zeros((2, 8, 8, 3), np.uint8))
+    answers = answered(pictures, lambda picture, prompt: {"colour": True}, {1: "lost"})
+    np.testing.assert_array_equal(answers["colour"], [1.0, np.nan])

@@ -38,7 +38,7 @@ class Curve:
     base: np.ndarray  # mean of every score before training
     gains: np.ndarray  # [looks, scores], over the pictures that have the score at that look and before training
     whole: np.ndarray | None  # gain of every score on all pictures at the end of the run
-    unscored: tuple[str, ...] = ()  # a sentence for each score that pictures lack at some look
+    unscored: str = ""  # which scores pictures lack at some look, as a sentence
 
     def at(self, cost: float) -> np.ndarray:
         """Gains of the latest look that did not cost more."""
@@ -113,7 +113,7 @@ def compare(runs: Sequence[RunReader], *, by: str, cost: Cost = "forwards") -> C
         pictures=len(base.rows) if at_end else watched,
         notes=[
             *_notes(runs, by, sizes=[len(seeds) for seeds in curves.values()], watched=None if at_end else watched),
-            *(sentence for item in everyone for sentence in item.unscored),
+            *(item.unscored for item in everyone if item.unscored),
         ],
     )
 
@@ -244,18 +244,14 @@ def _paired_gains(base: Look, look: Look) -> np.ndarray:
     return np.array(list(after.means().values())) - np.array(list(before.means().values()))
 
 
-def _unscored(run: RunReader, snapshots: Sequence[Look]) -> tuple[str, ...]:
-    """Which scores pictures lack, and at which look most of them."""
-    sentences: list[str] = []
+def _unscored(run: RunReader, snapshots: Sequence[Look]) -> str:
+    """Which scores pictures lack, and how many at the look that lacks most; empty where none is missing."""
+    missing: list[str] = []
     for name in snapshots[0].names:
         worst = max(snapshots, key=lambda look: look.unscored()[name])
-        missing = worst.unscored()[name]
-        if missing:
-            sentences.append(
-                f"{run.path}: {name} could not be scored on {missing} of {len(worst.rows)} pictures of the look after "
-                f"{worst.iteration} iterations; gains are over the others"
-            )
-    return tuple(sentences)
+        if worst.unscored()[name]:
+            missing.append(f"{name} on {worst.unscored()[name]} of {len(worst.rows)} pictures")
+    return f"{run.path} could not score {', '.join(missing)}; gains are over the others" if missing else ""
 
 
 def _whole_gains(run: RunReader, names: Sequence[str]) -> np.ndarray | None:
