@@ -330,7 +330,8 @@ def test_the_card_tells_what_the_run_knows(finished):
         (line,) = re.findall(
             rf"^\| {row['name']} \| .*", body.split("## Results")[1].split("##")[0], flags=re.MULTILINE
         )
-        wanted = f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+        fewer = "" if row["pictures"] == 48 else f", {row['pictures']} of 48 samples"
+        wanted = f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]{fewer}"
         assert f"| {row['base']:.4g} | {row['tuned']:.4g} | {wanted} |" in line
         assert line.endswith("held out |" if row["name"] in ("composition", "diversity") else "trained |")
     assert "48 samples of 12 captions" in body
