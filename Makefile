@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## post-train the embedded FLUX pipeline with OTCA: CPU, min
 	$(BIN)/stepcredit train $(FLAGS)
 
 test: $(INSTALLED) checks  ## lint, import floors, types, then every test
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 checks: $(INSTALLED)  ## lint, import floors, types
 	$(BIN)/ruff check .

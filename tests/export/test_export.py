@@ -21,6 +21,7 @@ from stepcredit.build import build_policy, open_generator
 from stepcredit.cli.app import main
 from stepcredit.errors import RecipeError, RunError, WeightsError
 from stepcredit.exporting import card, hub
+from stepcredit.files.seal import read_json, sealed
 from stepcredit.policies import lora_file
 from stepcredit.recipe.load import load_recipe, to_yaml, validate
 from stepcredit.rollout.engine import sample_ode
@@ -273,9 +274,9 @@ def made(tmp_path_factory):
 def finished(made, tmp_path):
     """A copy of it; one of its rewards stood on a folder of this machine."""
     run = shutil.copytree(made, tmp_path / "runs" / "mine")
-    environment = json.loads((run / "environment.json").read_text())
+    environment = read_json(run / "environment.json")
     environment["rewards"] = {"clip_t": {"weights": "0123456789abcdef"}, "hps": {"weights": str(tmp_path / "judge")}}
-    (run / "environment.json").write_text(json.dumps(environment))
+    (run / "environment.json").write_text(json.dumps(sealed(environment)))
     return run
 
 
@@ -413,7 +414,7 @@ def test_numbers_and_pictures_of_other_weights_are_not_shown(finished):
     assert (load_file(folder / NAME)["transformer.block.to_q.lora_B.weight"] == 12).all()
     assert "These weights were not measured. The run's own result is of the last weights after 6 iterations." in body
     assert not (folder / "before_after.png").exists()
-    earlier_result = json.loads((finished / "result.json").read_text()) | {"iteration": 4}
+    earlier_result = sealed(read_json(finished / "result.json") | {"iteration": 4})
     (finished / "evaluations").mkdir()
     (finished / "evaluations" / "000004-trained-48.json").write_text(json.dumps(earlier_result))
     assert "95 % interval" in front_and_body(stepcredit.export(finished, iteration=4))[1]

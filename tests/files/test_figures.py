@@ -1,5 +1,6 @@
 """Foreign text in figures is drawn letter by letter: no formula, no box, no warning, nothing over other pictures."""
 
+import os
 import warnings
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_figure_is_whole_or_not_there(tmp_path, monkeypatch):
     def full(*parts):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RunError, match=r"figure\.png could not be written .*No space left"):
         figures.save(Figure(figsize=(1, 1)), path)
     assert path.read_bytes() == before

@@ -147,7 +147,7 @@ def test_an_unknown_key_of_ones_own_family_names_the_nearest(their_family):
         ("nowhere.at_all", r"cannot be imported.*is the module on the Python path"),
         ("os.path", r"posixpath must define exactly one subclass of PolicySettings, found 0"),
         (".flux", r"is not a module; write it as package\.module"),
-        ("fluks", r'^policy: there is no type "fluks"; did you mean "flux"'),
+        ("fluks", r'^policy\.type: there is no type "fluks"; did you mean "flux"'),
     ],
 )
 def test_a_type_that_is_no_family_says_why(name, reason):

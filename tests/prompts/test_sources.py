@@ -39,7 +39,7 @@ def test_only_line_ends_end_a_line(tmp_path, separator):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(PromptError, match=r"there is no prompt file nowhere\.txt; check `prompts\.path`"):
+    with pytest.raises(PromptError, match=r"there is no prompt file .*nowhere\.txt; check `prompts\.path`"):
         build_prompts(FilePrompts(path=Path("nowhere.txt")))
 
 

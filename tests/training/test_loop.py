@@ -605,8 +605,17 @@ def test_the_handlers_of_before_are_back_however_a_run_ends(tmp_path, monkeypatc
         signal.signal(signal.SIGTERM, old)
 
 
+@pytest.fixture
+def undecided():
+    """Nobody has decided about the signals of terminals and clusters: these tests may run under `nohup`."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_the_first_signal_is_told_and_the_second_only_heeded(number):
+def test_the_first_signal_is_told_and_the_second_only_heeded(number, undecided):
     told = []
     with Interrupt(told.append) as interrupt:
         os.kill(os.getpid(), number)
@@ -633,7 +642,7 @@ def test_what_somebody_decided_about_a_signal_stays(number, decided):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
-def test_a_terminal_that_is_closed_and_a_cluster_that_ends_stop_a_run_in_order(tmp_path, monkeypatch, number):
+def test_a_closed_terminal_and_a_cluster_that_ends_stop_a_run_in_order(tmp_path, monkeypatch, number, undecided):
     def happens(*what):
         if what == ("network", 1, 2):
             os.kill(os.getpid(), number)

@@ -199,7 +199,7 @@ def test_maps_of_any_number_of_rules_are_drawn(tmp_path, names, silent):
 def test_rules_that_agree_share_a_line(tmp_path, monkeypatch):
     """And those that treat all steps alike a dotted one."""
     drawn = []
-    monkeypatch.setattr(credit_maps.Figure, "savefig", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(credit_maps.Figure, "savefig", lambda figure, path, format: drawn.append(figure))
     rules = side_by_side(("one", "two", "even", "also_even", "silent"))
     verdicts = dict(rules.verdicts)
     verdicts["two"] = verdicts["one"]

@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.transforms import Bbox, BboxBase, TransformedBbox
 
 from stepcredit.files import figures, media
+from stepcredit.files.text import write_bytes
 
 _ROW = 1.62  # inches of a row, with its caption
 _LINE = 34  # letters of a line of caption, half as many where letters are wide
@@ -51,7 +52,7 @@ def before_after(
         for image, video in zip(images, videos, strict=True):
             image.set_data(video[at])
         frames.append(_pixels(figure))
-    figures.write(path, media.webp(np.stack(frames), fps))
+    write_bytes(path, media.webp(np.stack(frames), fps))
 
 
 def _grid(

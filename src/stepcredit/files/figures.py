@@ -1,7 +1,6 @@
 """Foreign text in figures, such as captions and names, drawn letter by letter; and figures as files."""
 
 import io
-import os
 import sys
 import unicodedata
 from collections.abc import Generator
@@ -14,6 +13,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from stepcredit.errors import RunError, readable
+from stepcredit.files.text import write_bytes
 
 _NAME = 60  # characters of a name: longer ones would push what they name out of the figure
 _LOST = "\N{REPLACEMENT CHARACTER}"
@@ -63,18 +63,7 @@ def save(figure: Figure, path: Path) -> None:
     if kind.lower() not in known:
         raise RunError(f"a figure cannot be written as {path.name}; wanted one of {', '.join(f'.{k}' for k in known)}")
     figure.savefig(page, format=kind)
-    write(path, page.getvalue())
-
-
-def write(path: Path, content: bytes) -> None:
-    """A file, whole or not at all."""
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        writing.write_bytes(content)
-        os.replace(writing, path)
-    except OSError as error:
-        writing.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error}); make room, or choose another place") from error
+    write_bytes(path, page.getvalue(), advice="make room, or choose another place")
 
 
 def _drawn(letter: str) -> str:

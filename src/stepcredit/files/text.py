@@ -1,9 +1,10 @@
-"""Text files that are whole or not there, and lines to copy into a shell. No torch."""
+"""Files that are whole or not there, and lines to copy into a shell. No torch."""
 
 import json
 import os
 import secrets
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ _AGAIN = "make room, then do it again"
 
 def write_text(path: Path, text: str, *, advice: str = _AGAIN) -> None:
     """Whole or not at all; `advice` is what to do when it cannot be written."""
+    write_bytes(path, text.encode(), advice=advice)
+
+
+def write_bytes(path: Path, content: bytes, *, advice: str = _AGAIN) -> None:
+    """The same of bytes."""
     writing = new_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writing.open("x", encoding="utf-8") as file:  # x: refuses whatever lies there, and follows no link
-            file.write(text)
+        with writing.open("xb") as file:  # x: refuses whatever lies there, and follows no link
+            file.write(content)
         os.replace(writing, path)
     except OSError as error:
-        writing.unlink(missing_ok=True)  # often the disk is full: what was half written is the first to go
+        # Often the disk is full: what was half written is the first to go, if there is any of it.
+        with suppress(OSError):
+            writing.unlink()
         raise RunError(f"{path} could not be written ({error}); {advice}") from error
 
 
