@@ -11,7 +11,15 @@ from typing import Any, cast
 from rich.console import Console
 from torch import Tensor
 
-from stepcredit.build import build_evaluator, build_parts, build_policy, build_rewards, build_trackers, ground_of
+from stepcredit.build import (
+    build_evaluator,
+    build_parts,
+    build_policy,
+    build_prompts,
+    build_rewards,
+    build_trackers,
+    ground_of,
+)
 from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
@@ -29,6 +37,7 @@ from stepcredit.protocols import Policy
 from stepcredit.recipe.foreign import warning_of
 from stepcredit.recipe.load import DEFAULT, changed_keys, load_recipe, to_yaml
 from stepcredit.recipe.recipe import Recipe
+from stepcredit.runs import ground
 from stepcredit.runs.environment import describe
 from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.ground import Ground
@@ -83,9 +92,9 @@ def train(recipe: str | Path | Recipe = DEFAULT, *, console: Console | None = No
     try:
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
-        ground = ground_of(recipe, parts.prompts, evaluator)
+        stands_on = ground_of(recipe, parts.prompts, evaluator)
         _begin(folder, recipe, evaluator)
-        return _run(recipe, parts, evaluator, folder, console or Console(), ground)
+        return _run(recipe, parts, evaluator, folder, console or Console(), stands_on)
     finally:
         folder.release()
 
@@ -123,10 +132,10 @@ def go_on(
             )
         with memory.explained(recipe, device_of(recipe.policy)):
             parts, evaluator = build_parts(recipe)
-        ground = ground_of(recipe, parts.prompts, evaluator)
+        stands_on = ground_of(recipe, parts.prompts, evaluator)
         returning = Return(recipe, parts, evaluator, folder, console)
         if checkpoint.listed(folder.checkpoints):
-            start, base = returning.put_back(ground, accept_changes=accept_changes)
+            start, base = returning.put_back(stands_on, accept_changes=accept_changes)
             folder.write_recipe(to_yaml(recipe))
         else:
             start, base = returning.begin_anew()
@@ -135,7 +144,7 @@ def go_on(
             returning.say(note)
         went_on = f"going on with {folder.path} after {start.iteration} iterations"
         console.print(screen.plain(went_on), highlight=False, markup=False)
-        return _run(recipe, parts, evaluator, folder, console, ground, start, base)
+        return _run(recipe, parts, evaluator, folder, console, stands_on, start, base)
     finally:
         folder.release()
 
@@ -147,7 +156,7 @@ def _run(
     evaluator: Evaluator,
     folder: RunFolder,
     console: Console,
-    ground: Ground,
+    stands_on: Ground,
     start: Counters = _AT_THE_BEGINNING,
     base: Look | None = None,
 ) -> Run:
@@ -161,7 +170,7 @@ def _run(
     try:
         # Entered after everything is built: until then Ctrl-C may end the process at once.
         with Interrupt(show.tell) as interrupt, memory.explained(recipe, parts.policy.device):
-            rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt, ground).run(start, base)
+            rows = Loop(recipe, parts, evaluator, folder, trackers, show.advance, interrupt, stands_on).run(start, base)
     finally:
         for tracker in trackers:
             attempt(tracker.close, partial(_tell_end, show, f"the end of {type(tracker).__name__}"))
@@ -224,12 +233,14 @@ def evaluate(
     """Score base and a checkpoint on held-out captions with the same noise; returns the JSON file and its content.
 
     `iteration` names the checkpoint, by default the newest whole one; `raw` takes the last weights instead of their
-    moving average; `count` is the number of pictures, by default the recipe's.
+    moving average; `count` is the number of pictures, by default the recipe's. `changed` in the content names what is
+    not as it was when the checkpoint was written: another reward's scores are not those of the run.
     """
     reader = RunReader(run)
-    recipe = _recipe_of(reader)
+    written = _recipe_of(reader)
+    recipe = written
     if count is not None:
-        recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"count": count})})
+        recipe = written.model_copy(update={"evaluation": written.evaluation.model_copy(update={"count": count})})
     checkpoints = reader.path / "checkpoints"
     # Asked before minutes are spent on the base, and again after it: a run that goes on meanwhile keeps only the last.
     chosen = checkpoint.newest(checkpoints)[0] if iteration is None else checkpoint.numbered(checkpoints, iteration)
@@ -245,10 +256,18 @@ def evaluate(
             chosen = checkpoint.numbered(checkpoints, iteration)
             weights = checkpoint.restore_weights(chosen, policy, raw=raw)
         tuned = look(policy, recipe, evaluator, iteration=int(chosen.name), weights=weights)
-    summary = summarise(base, tuned, reader.trained)
+    summary = {**summarise(base, tuned, reader.trained), "changed": _changed(written, evaluator, chosen)}
     name = f"evaluations/{chosen.name}-{weights}-{len(base.prompts)}.json"
     write_json(reader.path / name, sealed(summary))
     return reader.path / name, summary
+
+
+def _changed(recipe: Recipe, evaluator: Evaluator, chosen: Path) -> list[str]:
+    """What is not as it was when a checkpoint was written: the scores are of today's prompts, rewards and weights."""
+    before = checkpoint.standing(chosen)
+    if before is None:  # of an older version, which does not say
+        return []
+    return ground.differences(before.ground, ground_of(recipe, build_prompts(recipe.prompts), evaluator))
 
 
 def sample(

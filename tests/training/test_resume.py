@@ -19,7 +19,7 @@ from stepcredit.runs.folder import RunFolder
 from stepcredit.runs.notes import notes
 from stepcredit.runs.reader import RunReader
 from stepcredit.training import checkpoint
-from stepcredit.training.loop import Evaluator
+from stepcredit.training.looking import Evaluator
 from stepcredit.viewer import report, terminal
 
 BEFORE = 3
@@ -345,6 +345,22 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_passed_over(run, monkeypatch
     policy = make_parts_of(recipe_for(run, BEFORE), [Brightness()]).policy
     assert checkpoint.restore_newest(run / "checkpoints", policy)[0].name == "000002"
     assert removed[0].name == "000003"
+
+
+@pytest.mark.parametrize(("reward", "changed"), [(Brightness, []), (Reseeded, ["reward brightness.source: 1234 now"])])
+def test_an_evaluation_says_what_is_not_as_it_was(run, monkeypatch, reward, changed):
+    parts = make_parts_of(recipe_for(run, BEFORE), [reward()])
+    held_out = parts.rewards.joined(RewardSuite([Contrast("contrast")]))
+    monkeypatch.setattr(api, "build_policy", lambda recipe: parts.policy)
+    monkeypatch.setattr(api, "build_prompts", lambda settings: Listed(PROMPTS))
+    monkeypatch.setattr(api, "build_rewards", lambda *_: parts.rewards)
+    monkeypatch.setattr(api, "build_evaluator", lambda *_: Evaluator(Listed(PROMPTS), held_out))
+    _, content = api.evaluate(run, count=4)
+    assert [what.partition(",")[0] for what in content["changed"]] == changed
+    page = Console(file=io.StringIO(), record=True, width=300)
+    terminal.evaluation(content, run, page)
+    assert page.export_text().count("not as it was when the checkpoint was written") == len(changed)
+    assert report.write(run).read_text().count("not as it was when the checkpoint was written") == len(changed)
 
 
 def test_an_edited_result_is_not_shown(run):

@@ -115,7 +115,8 @@ def version(reader: RunReader) -> str:
 
 def measured(reader: RunReader, exported: Exported) -> dict[str, Any] | None:
     """Base against exactly these weights: the run's own result, or the latest evaluation of this checkpoint."""
-    measurements = [item for item in (*reader.evaluations(), reader.result()) if item]
+    # Not what was measured after prompts, rewards or weights had changed: the run's numbers are of something else.
+    measurements = [item for item in (*reader.evaluations(), reader.result()) if item and not item.get("changed")]
     weights = (exported.iteration, exported.weights)
     fitting = [item for item in measurements if (item["iteration"], item["weights"]) == weights]
     return fitting[-1] if fitting else None

@@ -78,7 +78,7 @@ def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
     title = f"{found['pictures']} pictures of {found['captions']} captions"
     rows = _rows(found["rows"])
     console.print(differences(rows, trained, title))
-    _warn(unscored(rows), console)
+    _warn([*unscored(rows), *changed(found)], console)
     if found["kinds"]:
         console.print(_kinds([row["name"] for row in found["rows"]], found["kinds"]))
     if found["questions"]:
@@ -92,6 +92,11 @@ def evaluation(found: Mapping[str, Any], run: Path, console: Console) -> None:
             highlight=False,
             markup=False,
         )
+
+
+def changed(evaluation: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the evaluated checkpoint was written, a sentence each."""
+    return [f"not as it was when the checkpoint was written: {what}" for what in evaluation.get("changed", ())]
 
 
 def _rows(stored: Sequence[Mapping[str, Any]]) -> list[Difference]:
