@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from stepcredit.errors import RecipeError
 from stepcredit.recipe.load import DEFAULT, load_recipe, to_yaml
 
 
@@ -58,3 +59,10 @@ def test_hub_ids_and_the_embedded_models_keep_their_names(here, name):
 def test_the_run_folder_may_be_at_home_and_is_else_as_it_is_said(here, folder, wanted):
     recipe = load_recipe(DEFAULT, {"output.folder": folder})
     assert recipe.folder == (Path(folder) if wanted is None else here / wanted)
+
+
+@pytest.mark.parametrize("section", PATHS)
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "a\0b"])
+def test_a_path_that_no_file_can_have_is_refused_by_its_key(here, section, path):
+    with pytest.raises(RecipeError, match=rf"{section.replace('.', '[.]')}.*no file can be called so"):
+        load_recipe(DEFAULT, {section.partition(".")[0]: PATHS[section](path)})

@@ -10,13 +10,24 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+_LONGEST = 4096  # bytes of a path on Linux, and more than other systems take
+_LONGEST_NAME = 255  # bytes of a name between two slashes, on all of them
 EMBEDDED = "scenes"
 """The word for the models inside the package, even where a folder is called so."""
 
 
 def at_home(path: Path) -> Path:
-    """With the home folder for `~`."""
-    return Path(os.path.expanduser(path))
+    """With the home folder for `~`; ValueError for a path that no file can have."""
+    expanded = Path(os.path.expanduser(path))
+    longest = max((len(os.fsencode(part)) for part in expanded.parts), default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(expanded)) > _LONGEST:
+        raise ValueError(
+            f"a path of {len(str(expanded)):,} characters, wanted names of at most {_LONGEST_NAME} bytes and "
+            f"{_LONGEST:,} in all; no file can be called so"
+        )
+    if "\0" in str(expanded):
+        raise ValueError("a path with the character NUL, wanted one without; no file can be called so")
+    return expanded
 
 
 def absolute(path: Path) -> Path:
