@@ -20,6 +20,10 @@ SAMPLE = ("sample", "somewhere", "--prompt", "a red circle")
     [
         (("frobnicate",), "Unknown command"),
         ((*SAMPLE, "--bogus", "3"), "Unknown option: --bogus"),
+        (("show", "x" * 300), "there is no folder"),
+        (("train", "x" * 300), "there is no recipe"),
+        (("train", "--resume", "x" * 300), "is not a run"),
+        ((*SAMPLE, "--out", "x" * 300 + ".png"), "no file can be called so"),
         ((*SAMPLE, "--count", "many"), "--count"),
         ((*SAMPLE, "--count", "0"), "--count. Wanted at least 1"),
         ((*SAMPLE, "--seed", "-1"), "--seed. Wanted at least 0"),

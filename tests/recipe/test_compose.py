@@ -231,3 +231,10 @@ def test_the_example_of_the_page_is_the_recipe_that_it_says(tmp_path):
     example = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[0]
     wanted = load_recipe("flux1_dev", ["--method", "pcpo", "--seed", "1"])
     assert load_recipe(write(tmp_path / "recipe.yaml", example)) == wanted
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
+def test_a_file_of_an_impossible_name_extends_nothing(tmp_path, name):
+    write(tmp_path / "own.yaml", f"extends: {name}\n")
+    with pytest.raises(RecipeError, match="extends: there is no recipe"):
+        load_recipe(tmp_path / "own.yaml")

@@ -369,6 +369,21 @@ def test_an_edited_result_is_not_shown(run):
         RunReader(run).result()
 
 
+def test_a_result_that_is_gone_is_told_wherever_the_run_is_shown(run):
+    (run / "result.json").unlink()
+    (note,) = notes(RunReader(run))
+    assert "All iterations are done and there is no result.json" in note
+    assert f"stepcredit train --resume {run}" in note
+
+
+def test_a_picture_that_is_a_link_is_not_shown(run):
+    picture = next((run / "samples" / "000003").glob("*.png"))
+    picture.rename(run / "elsewhere.png")
+    picture.symlink_to(run / "elsewhere.png")
+    with pytest.raises(RunError, match=r"\.png is a link, which leads out of the run"):
+        RunReader(run).look(3)
+
+
 def test_edited_credit_is_not_shown(run):
     path = run / "credit" / "000001.safetensors"
     content = bytearray(path.read_bytes())

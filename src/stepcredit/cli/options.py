@@ -1,6 +1,7 @@
 """What options may be, said once for all commands; cyclopts names the option and we the limits."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from cyclopts import Parameter
 
 _PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".pdf", ".svg")
+_LONGEST_NAME = 255  # bytes, in every file system of today
 _LONGEST_PROMPT = 20_000
 
 Check = Callable[[Any, Any], None]
@@ -50,8 +52,10 @@ def prompts(_: Any, values: Any) -> None:
 
 def a_file(_: Any, path: Path | None) -> None:
     """The name of a file, and not of an existing folder."""
-    if path is not None and path.is_dir():
+    if path is not None and os.path.isdir(path):  # pathlib raises for a name that is too long
         raise ValueError(f"{path} is a folder; name a file in it.")
+    if path is not None and len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise ValueError(f"Got a name of more than {_LONGEST_NAME} bytes; no file can be called so.")
 
 
 def a_stem(_: Any, path: Path) -> None:
@@ -67,7 +71,7 @@ def a_picture(kind: Any, path: Path | None) -> None:
         return
     if path.suffix.lower() not in _PICTURES:
         raise ValueError("Wanted a name that ends in .png, or in .webp for videos.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ValueError(f"There is no folder {path.parent}; make it first.")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from stepcredit.errors import RecipeError, nearest, shown
 from stepcredit.methods import names
 from stepcredit.recipe.flags import put
-from stepcredit.recipe.read import find_recipe, read_yaml
+from stepcredit.recipe.read import find_recipe, is_file, read_yaml
 
 _LONGEST_CHAIN = 20
 FILE_KEYS = ("extends", "methods")
@@ -34,7 +34,7 @@ def _find_base(name: Any, path: Path) -> Path:
     if not isinstance(name, str):
         raise RecipeError(f"{path}: extends is {shown(name)}, wanted one recipe file or a model such as flux1_dev")
     beside = path.parent / name
-    if beside.is_file():
+    if is_file(beside):
         return beside
     try:
         return find_recipe(name)

@@ -57,7 +57,8 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """A new run; never a folder that holds another."""
-        if path.exists() and not _is_free(path):
+        # Asked of `os`, as pathlib raises for a name that is too long; making the folder says it better.
+        if os.path.exists(path) and not _is_free(path):
             resumes = f" To go on with it: {resume_line(path)}" if (path / "run.yaml").is_file() else ""
             raise RunError(
                 f"{path} exists already and is not empty; nothing was changed. Choose another with "
@@ -74,7 +75,7 @@ class RunFolder:
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
         """A run that stopped, to go on with it; only of the format that is written today."""
-        if not (path / "run.yaml").is_file():
+        if not os.path.isfile(path / "run.yaml"):
             raise RunError(f"{path} is not a run: it has no run.yaml. Give the folder that `stepcredit train` printed")
         run = RunReader(path)
         if run.format != FORMAT:

@@ -191,6 +191,8 @@ def seal(folder: Path) -> str | None:
 def _check_files(folder: Path, about: Mapping[str, Any], *, pictures: bool) -> None:
     """ValueError unless the files are those that were written; older versions wrote down nothing about them."""
     for name, written in about.get("files", {}).items():
+        if (folder / name).is_symlink():
+            raise ValueError(f"{name} is a link, which leads out of the run")
         if (pictures or name == "scores.jsonl") and digest(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from stepcredit.files.text import resume_line
 from stepcredit.runs import entries
 from stepcredit.runs.reader import RunReader
 
@@ -17,7 +18,7 @@ def notes(run: RunReader) -> list[str]:
 def notes_on_scores(run: RunReader) -> list[str]:
     """Those of them that concern more than the stored credit."""
     lines = run.metrics()
-    return [*_accepted(run), *_logs(run, lines), *_looks(run, lines)]
+    return [*_accepted(run), *_logs(run, lines), *_looks(run, lines), *_result(run, lines)]
 
 
 def _accepted(run: RunReader) -> list[str]:
@@ -73,6 +74,19 @@ def _looks(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
         else ""
     )
     return [f"samples/ lacks {_named('look', missing)}.{base}"]
+
+
+def _result(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
+    """A run that has all of its iterations, and not what has become of the base."""
+    budget = run.recipe["training"].get("budget")
+    spent = sum(line.get("cost/forwards", 0) for line in lines)
+    is_over = len(lines) >= run.iterations or (budget is not None and spent >= budget)
+    if run.result() is not None or not is_over:
+        return []
+    return [
+        "All iterations are done and there is no result.json: the look at the end was not finished, or the file was "
+        f"removed. The numbers are of the looks so far; `{resume_line(run.path)}` measures again."
+    ]
 
 
 def _credits(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:

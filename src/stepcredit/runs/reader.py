@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,7 +50,7 @@ class RunReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
+        if not os.path.isdir(path):  # of pathlib the same question raises for a name that is too long
             raise RunError(f"there is no folder {path}; give the folder that `stepcredit train` printed")
         if not (self.path / "run.yaml").is_file():
             what = "is empty" if not any(self.path.iterdir()) else "is not a run: it has no run.yaml"

@@ -40,7 +40,7 @@ def absolute_if_local(name: str) -> str:
     if name == EMBEDDED:
         return name
     path = at_home(Path(name))
-    if name.startswith("~") or path.exists():
+    if name.startswith("~") or os.path.exists(path):
         return str(absolute(path))
     return name
 
