@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -374,6 +375,32 @@ def test_a_result_that_is_gone_is_told_wherever_the_run_is_shown(run):
     (note,) = notes(RunReader(run))
     assert "All iterations are done and there is no result.json" in note
     assert f"stepcredit train --resume {run}" in note
+
+
+class HalfBlind(Brightness):
+    """It cannot score the first picture, in training and at looks."""
+
+    def score(self, batch):
+        output = super().score(batch)
+        output.scores["brightness"][0] = np.nan
+        return output
+
+
+def test_problems_of_training_and_of_looks_are_counted_together(tmp_path, monkeypatch):
+    on_fakes(monkeypatch, HalfBlind)
+    api.train(recipe_for(tmp_path / "run", BEFORE), console=Console(quiet=True))
+    for iterations in (BEFORE, AFTER):
+        lines = RunReader(tmp_path / "run").problems()
+        for iteration in range(iterations):
+            of_iteration = [line for line in lines if line["iteration"] == iteration]
+            assert [line["number"] for line in of_iteration] == [0, 1]
+            assert {line.get("look") for line in of_iteration} == {None, iteration + 1}
+        assert notes(RunReader(tmp_path / "run")) == []
+        go_on(tmp_path / "run")
+    log = tmp_path / "run" / "problems.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:1] + lines[2:]))  # the first of iteration 0; the look at the base stands before it
+    assert any("problems.jsonl lacks lines" in note for note in notes(RunReader(tmp_path / "run")))
 
 
 def test_a_picture_that_is_a_link_is_not_shown(run):

@@ -18,7 +18,10 @@ before_after.png       report.html; of videos before_after.webp
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,7 @@ class RunFolder:
 
         With `mend`, for a run that goes on although its logs are damaged, they are left with what can be read.
         """
+        self.__dict__.pop("_told", None)
         for name in _LOGS:
             text = log.rewrite(self.path / name, lambda line: line["iteration"] < iterations, mend=mend)
             self.write_text(name, text)
@@ -199,20 +203,12 @@ class RunFolder:
         self._append("metrics.jsonl", [{"iteration": report.iteration, **values}], lasting=True)
 
     def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
+        told = self._told
         lines: list[dict[str, Any]] = []
-        for number, problem in enumerate(problems):
-            line = {
-                "iteration": iteration,
-                # Two pictures may have failed for one reason, and no line may be there twice.
-                "number": number,
-                "reward": problem.reward,
-                "rows": problem.rows,
-                "reason": str(problem),
-            }
-            if problem.look is None:
-                lines.append(line)
-            elif not self._is_told(problem):
-                lines.append({**line, "look": problem.look})
+        for problem in problems:
+            # A run that goes on may look again where it has looked.
+            if problem.look is None or (problem.look, str(problem)) not in told.of_looks:
+                lines.append(told.line(iteration, problem))
         self._append("problems.jsonl", lines, lasting=bool(lines))  # a checkpoint says how far they go
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
@@ -224,10 +220,10 @@ class RunFolder:
     def close(self) -> None:
         pass
 
-    def _is_told(self, problem: Problem) -> bool:
-        """Whether a problem of a look is written already: a run that goes on may look again where it has looked."""
-        earlier = [(line.get("look"), line["reason"]) for line in read_lines(self.path / "problems.jsonl")]
-        return (problem.look, str(problem)) in earlier
+    @cached_property
+    def _told(self) -> "_Told":
+        # Once, and not for each problem: the log of a long run with a poor reward is long.
+        return _Told.of(read_lines(self.path / "problems.jsonl"))
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]], *, lasting: bool = False) -> None:
         path = self.path / name
@@ -238,6 +234,39 @@ class RunFolder:
 
     def _full(self, path: Path, error: Exception) -> RunError:
         return RunError(f"{path} could not be written ({error}); {self._advice}")
+
+
+@dataclass
+class _Told:
+    """What problems.jsonl holds: how many of each iteration, and the reasons of each look.
+
+    Such as `_Told(Counter({7: 2}), {(20, "hps: returned NaN for 2 of 8 pictures")})`.
+    """
+
+    counts: Counter[int]
+    of_looks: set[tuple[int, str]]
+
+    @classmethod
+    def of(cls, lines: Sequence[Mapping[str, Any]]) -> "_Told":
+        """Of the log as it stands."""
+        of_looks = {(line["look"], line["reason"]) for line in lines if line.get("look") is not None}
+        return cls(Counter(line["iteration"] for line in lines), of_looks)
+
+    def line(self, iteration: int, problem: Problem) -> dict[str, Any]:
+        """A problem as its line, which is counted in."""
+        line = {
+            "iteration": iteration,
+            # Training and the look after it tell of one iteration: counted on, so that a lost line leaves a gap.
+            "number": self.counts[iteration],
+            "reward": problem.reward,
+            "rows": problem.rows,
+            "reason": str(problem),
+        }
+        self.counts[iteration] += 1
+        if problem.look is None:
+            return line
+        self.of_looks.add((problem.look, str(problem)))
+        return {**line, "look": problem.look}
 
 
 def _is_free(path: Path) -> bool:
