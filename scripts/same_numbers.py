@@ -6,7 +6,7 @@
 
 Each case is trained for two iterations from the same seed, small: metrics but the seconds, credit, looks with their
 pictures, and every tensor of the last checkpoint are compared bit by bit; the largest difference is shown where there
-is one. The older commit is checked out beside this one and removed afterwards. Exit code 1 if anything differs.
+is one. What only the newer one writes is left out. The older commit is checked out beside this one and removed afterwards. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -135,10 +135,10 @@ def numbers(run: Path) -> dict[str, np.ndarray | bytes]:
 
 
 def differences(before: Path, after: Path) -> dict[str, str]:
-    """What of two runs differs, and how far."""
+    """What of the older run differs in the newer one, and how far; a number that is new has nothing to differ from."""
     old = numbers(before)
     new = numbers(after)
-    found = dict.fromkeys(old.keys() ^ new.keys(), "missing")
+    found = dict.fromkeys(old.keys() - new.keys(), "missing")
     for name in old.keys() & new.keys():
         left = old[name]
         right = new[name]
