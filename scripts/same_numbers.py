@@ -6,7 +6,8 @@
 
 Each case is trained for two iterations from the same seed, small: metrics but the seconds, credit, looks with their
 pictures, and every tensor of the last checkpoint are compared bit by bit; the largest difference is shown where there
-is one. What only the newer one writes is left out. The older commit is checked out beside this one and removed afterwards. Exit code 1 if anything differs.
+is one. What only the newer one writes is left out. The older commit is checked out beside this one and removed
+afterwards. Exit code 1 if anything differs.
 """
 
 import argparse
