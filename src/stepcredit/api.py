@@ -23,7 +23,7 @@ from stepcredit.build import (
 from stepcredit.costs import memory
 from stepcredit.errors import RecipeError, RunError
 from stepcredit.evaluation.grid import before_after
-from stepcredit.evaluation.held_out import draw_pictures
+from stepcredit.evaluation.held_out import draw, shown
 from stepcredit.evaluation.paired import Difference, summarise
 from stepcredit.exporting.export import export as export
 from stepcredit.files import screen
@@ -289,8 +289,8 @@ def sample(
     reader = RunReader(run)
     recipe = _recipe_of(reader)
     policy = build_policy(recipe)
-    draw = partial(
-        draw_pictures,
+    pictures_of = partial(
+        draw,
         prompts=prompts,
         members=count,
         steps=recipe.evaluation.steps or recipe.rollout.steps,
@@ -298,10 +298,10 @@ def sample(
         seed=seed,
         micro_batch=recipe.rollout.micro_batch,
     )
-    base = draw(policy)
+    base = shown(pictures_of(policy))
     if reward_guidance == 1 and not also:
         checkpoint.restore_newest(reader.path / "checkpoints", policy, raw=raw)
-        tuned = draw(policy)
+        tuned = shown(pictures_of(policy))
     else:
         policy.surface.keep_reference()  # before any weights come in: full training has its base nowhere else
         strengths = {
@@ -310,7 +310,7 @@ def sample(
         }
         tunes = [(_weights(folder, policy, recipe, raw=raw), strength) for folder, strength in strengths.items()]
         # Type checkers do not see what Guided hands on to its policy.
-        tuned = draw(cast(Policy, Guided(policy, tunes)))
+        tuned = shown(pictures_of(cast(Policy, Guided(policy, tunes))))
     path = out or reader.path / f"samples{suffix(policy.fps)}"
     captions = [prompt for prompt in prompts for _ in range(count)]
     before_after(path, captions, base, tuned, columns=min(count, 6), fps=policy.fps)

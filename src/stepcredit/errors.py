@@ -121,18 +121,18 @@ def readable(text: str, *, lines: int = _LINES) -> str:
     # The rest would not be shown in any case, and may be megabytes.
     plain = "".join(map(_visible, _TERMINAL_COMMAND.sub("", text[:_BEGINNING])))
     note = f"... ({len(text):,} characters in all)"
-    shown: list[str] = []
+    visible_lines: list[str] = []
     room = lines
     every_line = plain.split("\n")
     for number, line in enumerate(every_line):
         needed = max(1, -(-len(line) // _COLUMNS))  # rounded up
         left = len(every_line) - number - 1
         if needed > room or (room == needed and left):
-            shown.append(_cut(line, (room - 1) * _COLUMNS) if room > 1 else "")
-            return "\n".join([*filter(None, shown), note])
-        shown.append(line)
+            visible_lines.append(_cut(line, (room - 1) * _COLUMNS) if room > 1 else "")
+            return "\n".join([*filter(None, visible_lines), note])
+        visible_lines.append(line)
         room -= needed
-    return "\n".join([*shown, note] if len(text) > _BEGINNING else shown)
+    return "\n".join([*visible_lines, note] if len(text) > _BEGINNING else visible_lines)
 
 
 def shown(value: Any, *, length: int = 60) -> str:

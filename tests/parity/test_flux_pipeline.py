@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from stepcredit.evaluation.held_out import draw_pictures
+from stepcredit.evaluation.held_out import draw, shown
 from stepcredit.flow.schedules import shifted
 from stepcredit.records import NoiseStream
 from stepcredit.rollout.decoding import decode
@@ -76,8 +76,8 @@ def test_exported_full_weights_draw_our_pictures(full_policy, noise, tmp_path):
 
 
 def test_rows_of_an_evaluation_are_those_of_the_whole(full_policy):
-    whole = draw_pictures(full_policy, PROMPTS, members=2, steps=4, shift=None, seed=3, micro_batch=6)
-    some = draw_pictures(full_policy, PROMPTS, members=2, steps=4, shift=None, seed=3, micro_batch=1, rows=[1, 4])
+    whole = shown(draw(full_policy, PROMPTS, members=2, steps=4, shift=None, seed=3, micro_batch=6))
+    some = shown(draw(full_policy, PROMPTS, members=2, steps=4, shift=None, seed=3, micro_batch=1, rows=[1, 4]))
     assert np.abs(whole[[1, 4]].astype(int) - some).max() <= 1  # grey levels; rounding of a different batch size
 
 

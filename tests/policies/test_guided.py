@@ -8,7 +8,7 @@ from stepcredit import api
 from stepcredit.build import build_policy
 from stepcredit.cli.app import main
 from stepcredit.errors import RunError
-from stepcredit.evaluation.held_out import draw_pictures
+from stepcredit.evaluation.held_out import draw, shown
 from stepcredit.policies.guided import Guided
 from stepcredit.recipe.load import load_recipe
 from stepcredit.training import checkpoint
@@ -65,8 +65,8 @@ def test_scaling_the_adapter_is_something_else(asked):
 def test_it_draws_pictures_like_any_policy(asked):
     policy, values, _ = asked
     settings = {"members": 2, "steps": 2, "shift": None, "seed": 3, "micro_batch": 3}
-    guided = draw_pictures(Guided(policy, [(values, 1.0)]), CAPTIONS, **settings)
-    plain = draw_pictures(policy, CAPTIONS, **settings)
+    guided = shown(draw(Guided(policy, [(values, 1.0)]), CAPTIONS, **settings))
+    plain = shown(draw(policy, CAPTIONS, **settings))
     assert abs(guided.astype(int) - plain.astype(int)).max() <= 1  # rounding
 
 
@@ -111,9 +111,9 @@ def test_sample_draws_what_was_trained_beside_its_base(runs, guidance, monkeypat
     recipe = load_recipe(runs["a"] / "run.yaml")
     policy = build_policy(recipe)
     settings = {"members": 2, "steps": 2, "shift": None, "seed": 5, "micro_batch": 96}
-    assert np.array_equal(sides["base"], draw_pictures(policy, CAPTIONS, **settings))
+    assert np.array_equal(sides["base"], shown(draw(policy, CAPTIONS, **settings)))
     checkpoint.restore_weights(checkpoint.newest(runs["a"] / "checkpoints")[0], policy)
-    tuned = draw_pictures(policy, CAPTIONS, **settings)
+    tuned = shown(draw(policy, CAPTIONS, **settings))
     apart = np.abs(tuned.astype(int) - sides["base"].astype(int)).mean()
     assert apart > 1, "the fine-tune must show for this to mean anything"
     if guidance == 1:

@@ -12,7 +12,7 @@ from rich.console import Console
 from fakes import PROMPTS, Brightness, Constant, FakePolicy, batch, make_parts_of, make_recipe
 from stepcredit import api
 from stepcredit.errors import NumericsError, RunError, WeightsError
-from stepcredit.evaluation.held_out import answered, draw_pictures
+from stepcredit.evaluation.held_out import answered, draw, shown
 from stepcredit.files.seal import opened, sealed
 from stepcredit.policies.family import to_unit
 from stepcredit.prompts.sources import Listed
@@ -280,7 +280,7 @@ def test_a_policy_that_forgot_to_scale_its_pictures_is_refused(tmp_path, monkeyp
 def test_pictures_for_people_are_drawn_black_with_a_word():
     settings = {"members": 4, "steps": 2, "shift": None, "seed": 0, "micro_batch": ROWS}
     with pytest.warns(UserWarning, match=r"1 of 8 pictures are drawn black: the picture is not finite \(decoder\)"):
-        pictures = draw_pictures(Faulty(decoder=[3]), PROMPTS[:2], **settings)
+        pictures = shown(draw(Faulty(decoder=[3]), PROMPTS[:2], **settings))
     assert [bool(picture.any()) for picture in pictures] == [True] * 3 + [False] + [True] * 4
 
 

@@ -58,9 +58,9 @@ def _run(words: Sequence[str]) -> None:
 
 def _fail(message: str, notes: Sequence[str], *, code: int) -> None:
     # The notes come after what is cut to a screen: they say what is saved, and how to go on.
-    said = ". ".join([readable(message), *map(readable, notes)])
+    sentences = ". ".join([readable(message), *map(readable, notes)])
     # Escaped: a message may quote brackets of a user's file, and rich would read them as colours.
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(sentences)}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

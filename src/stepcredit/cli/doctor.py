@@ -126,11 +126,11 @@ def half_precision_is_honoured() -> Finding:
 def policy_draws() -> Finding:
     """The embedded generator loads and draws a picture that is neither blank nor broken."""
     from stepcredit.build import open_generator
-    from stepcredit.evaluation.held_out import draw_pictures
+    from stepcredit.evaluation.held_out import draw, shown
     from stepcredit.policies.families.flux import Flux
 
     policy = open_generator(Flux(resolution=32, max_tokens=12))
-    picture = draw_pictures(policy, ["a red circle"], members=1, steps=4, shift=None, seed=0, micro_batch=1)
+    picture = shown(draw(policy, ["a red circle"], members=1, steps=4, shift=None, seed=0, micro_batch=1))
     if not picture.std() > 1:  # of 256 shades; written so that NaN fails, too
         return Finding(False, "the embedded generator drew a blank picture; install again")
     return Finding(True, f"embedded generator draws on {policy.device}")

@@ -38,9 +38,9 @@ def sentence(error: Exception, arguments: Sequence[str]) -> str:
         name = f" ({error.filename})" if error.filename else ""
         return f"{_REFUSED[error.errno]}{name}{where}. What a run saved before is whole; mend this, then --resume"
     kind = type(error).__name__
-    said = readable(str(error), lines=4) or "no reason given"
+    reason = readable(str(error), lines=4) or "no reason given"
     return (
-        f"a fault in stepcredit, not in your command: {kind}: {said}{where}.\n"
+        f"a fault in stepcredit, not in your command: {kind}: {reason}{where}.\n"
         f"Please report it with that file; {SHOW}=1 in the environment shows the traceback here"
     )
 

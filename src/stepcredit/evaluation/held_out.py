@@ -115,30 +115,8 @@ def _column(rows: Sequence[Mapping[str, bool]], name: str) -> np.ndarray:
     return np.array([answers.get(name, np.nan) for answers in rows], dtype=float)
 
 
-def draw_pictures(
-    policy: Policy,
-    prompts: Sequence[str],
-    *,
-    members: int,
-    steps: int,
-    shift: float | None,
-    seed: int,
-    micro_batch: int,
-    rows: Sequence[int] | None = None,
-    progress: Progress = silent,
-) -> UInt8[np.ndarray, "B *frames H W 3"]:
-    """`draw` for people to look at: what is not usable is black, and a warning says so."""
-    decoded = draw(
-        policy,
-        prompts,
-        members=members,
-        steps=steps,
-        shift=shift,
-        seed=seed,
-        micro_batch=micro_batch,
-        rows=rows,
-        progress=progress,
-    )
+def shown(decoded: Decoded) -> UInt8[np.ndarray, "B *frames H W 3"]:
+    """The pictures for people to look at: what is not usable is black, and a warning says so."""
     if decoded.unusable:
         reasons = ", ".join(dict.fromkeys(decoded.unusable.values()))
         warnings.warn(

@@ -93,10 +93,10 @@ def by_question(base: Look, tuned: Look) -> list[Difference]:
     for name in dict.fromkeys([*base.answers, *tuned.answers]):
         before = base.answers.get(name, unanswered)
         after = tuned.answers.get(name, unanswered)
-        asked = np.isfinite(before) | np.isfinite(after)
-        if asked.any():
-            captions = np.array(base.prompts)[asked]
-            rows.append(difference(name, before[asked], after[asked], captions.tolist()))
+        has_answer = np.isfinite(before) | np.isfinite(after)
+        if has_answer.any():
+            captions = np.array(base.prompts)[has_answer]
+            rows.append(difference(name, before[has_answer], after[has_answer], captions.tolist()))
     return rows
 
 
@@ -252,7 +252,11 @@ def summarise(base: Look, tuned: Look, trained: Sequence[str]) -> dict[str, Any]
 
 def _plain(rows: Sequence[Difference]) -> list[dict[str, Any]]:
     """As JSON, which has no NaN."""
-    return [{name: _or_none(value) for name, value in asdict(row).items()} for row in rows]
+    return [_row_without_nan(row) for row in rows]
+
+
+def _row_without_nan(row: Difference) -> dict[str, Any]:
+    return {name: _or_none(value) for name, value in asdict(row).items()}
 
 
 def _or_none(value: Any) -> Any:

@@ -74,11 +74,15 @@ def wrapper(names: Iterable[str]) -> str:
     names = list(names)
     prefix = ""
     while names:
-        fitting = [word for word in WRAPPERS if all(name.startswith(prefix + word) for name in names)]
+        fitting = [word for word in WRAPPERS if _all_begin_with(prefix + word, names)]
         if not fitting:
             break
         prefix += fitting[0]
     return prefix
+
+
+def _all_begin_with(prefix: str, names: Iterable[str]) -> bool:
+    return all(name.startswith(prefix) for name in names)
 
 
 def foreign_layout(headers: Mapping[str, Header]) -> Layout | None:

@@ -23,8 +23,8 @@ def identity(weights: str, revision: str | None = None) -> dict[str, str]:
     if place.is_dir():
         files = sorted(path for path in place.rglob("*") if path.suffix in _KINDS and path.is_file())
         # Hidden folders are tools' own, such as .git and the hub's .cache.
-        own = [path for path in files if not any(part.startswith(".") for part in path.relative_to(place).parts)]
-        return {path.relative_to(place).as_posix(): _digest(path) for path in own}
+        names = {path: path.relative_to(place).as_posix() for path in files}
+        return {name: _digest(path) for path, name in names.items() if "/." not in f"/{name}"}
     return {"hub": f"{weights}@{_commit(weights, revision)}"}
 
 

@@ -203,12 +203,12 @@ class RunFolder:
         self._append("metrics.jsonl", [{"iteration": report.iteration, **values}], lasting=True)
 
     def problems(self, iteration: int, problems: Sequence[Problem]) -> None:
-        told = self._told
+        so_far = self._told
         lines: list[dict[str, Any]] = []
         for problem in problems:
             # A run that goes on may look again where it has looked.
-            if problem.look is None or (problem.look, str(problem)) not in told.of_looks:
-                lines.append(told.line(iteration, problem))
+            if problem.look is None or (problem.look, str(problem)) not in so_far.of_looks:
+                lines.append(so_far.line(iteration, problem))
         self._append("problems.jsonl", lines, lasting=bool(lines))  # a checkpoint says how far they go
 
     def pictures(self, finished: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:

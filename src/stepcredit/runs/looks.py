@@ -89,8 +89,8 @@ class Look:
 
         `other` has at least these rows. A mean over fewer pictures may be higher because the hard ones are missing.
         """
-        theirs = np.isfinite(other.among(self.rows).scores)
-        same = (np.isfinite(self.scores) == theirs).all(0)
+        known_there = np.isfinite(other.among(self.rows).scores)
+        same = (np.isfinite(self.scores) == known_there).all(0)
         return {name: mean for (name, mean), equal in zip(self.means().items(), same, strict=True) if equal}
 
     def means(self) -> dict[str, float]:

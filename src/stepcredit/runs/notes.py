@@ -62,7 +62,7 @@ def _is_holed(numbers: list[int]) -> bool:
 def _looks(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
     """Looks of which the metrics or the result tell, and whose folder is not there or cannot be read."""
     result = run.result()
-    wanted = {line["iteration"] + 1 for line in lines if any(name.startswith("held_out/") for name in line)}
+    wanted = {line["iteration"] + 1 for line in lines if _has_look(line)}
     wanted |= {0} if lines else set()
     wanted |= set() if result is None else {result.get("iteration", 0)}
     missing = sorted(wanted - set(run.looks()))
@@ -74,6 +74,10 @@ def _looks(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
         else ""
     )
     return [f"samples/ lacks {_named('look', missing)}.{base}"]
+
+
+def _has_look(line: dict[str, Any]) -> bool:
+    return any(name.startswith("held_out/") for name in line)
 
 
 def _result(run: RunReader, lines: Sequence[dict[str, Any]]) -> list[str]:
