@@ -4,13 +4,13 @@ Pip takes care of that when it installs; what comes after it - another environme
 Releases below a floor are known to give wrong numbers in silence, so they are an error and no warning.
 """
 
-import re
 from functools import cache
 from importlib import metadata
 
-from stepcredit.errors import VersionError
+from packaging.requirements import Requirement
+from packaging.version import Version
 
-_FLOOR = re.compile(r"([\w.-]+).*?>=\s*([\d.]+)")
+from stepcredit.errors import VersionError
 
 
 def floors() -> dict[str, str]:
@@ -19,8 +19,13 @@ def floors() -> dict[str, str]:
         lines = metadata.requires("stepcredit") or []
     except metadata.PackageNotFoundError:  # run from a folder, without being installed
         return {}
-    matches = [_FLOOR.match(line) for line in lines if "extra ==" not in line]
-    return {match[1]: match[2] for match in matches if match is not None}
+    lowest: dict[str, str] = {}
+    for requirement in map(Requirement, lines):
+        for bound in requirement.specifier:
+            # What has a marker belongs to an extra.
+            if requirement.marker is None and bound.operator == ">=":
+                lowest[requirement.name] = bound.version
+    return lowest
 
 
 def too_old() -> list[str]:
@@ -32,7 +37,7 @@ def too_old() -> list[str]:
         except metadata.PackageNotFoundError:
             sentences.append(f"{name} is not installed, wanted {floor} or newer")
             continue
-        if _numbers(version) < _numbers(floor):
+        if Version(version) < Version(floor):
             sentences.append(f"{name} is {version}, wanted {floor} or newer")
     return sentences
 
@@ -46,12 +51,3 @@ def check_versions() -> None:
             f"{'; '.join(sentences)}. Older releases are known to load models wrongly without a word; "
             "pip install --upgrade stepcredit"
         )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` as (2, 13, 0); 5.6 and 5.6.0 are alike, so that neither is below the other."""
-    numbers = re.match(r"[\d.]*", version)
-    parts = [int(part) for part in (numbers[0] if numbers else "").split(".") if part]
-    while parts and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stepcredit.protocols import Policy
 from stepcredit.training.anchors import Average
+from stepcredit.training.finite import all_finite
 
 COPIED = 2**30
 """Bytes of what is trained, up to which each iteration copies it first: a LoRA, and no more than a second of work."""
@@ -94,7 +95,7 @@ class LastWhole:
         # An iteration without any optimiser step still moves the average, at its end.
         if self._is_as_it_began() and self._average is not None and self._average.steps != self._average_steps:
             return False
-        return all(bool(parameter.isfinite().all()) for parameter in self._parameters)
+        return all_finite(self._parameters)
 
     def _before_step(self) -> None:
         if self._is_as_it_began() and self._is_small:
